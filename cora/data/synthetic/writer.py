@@ -1,0 +1,83 @@
+"""Writes scenes as JPEG panoramas and a CSV of questions, in the ordinary data set format."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+
+from cora.data.synthetic.questions import CLOSED_TYPES, questions_about
+from cora.data.synthetic.render import render_panorama
+from cora.data.synthetic.world import random_scene
+
+logger = logging.getLogger(__name__)
+COLUMNS = ("sample_id", "url", "query", "annotation", "type", "answer")
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """Where a split was written: its CSV and the scene seeds behind the panoramas, in order."""
+
+    csv: Path
+    seeds: tuple[int, ...]
+
+    @property
+    def images(self) -> list[Path]:
+        """The panoramas, in the order of `seeds`."""
+        return [self.csv.parent / _image_name(self.csv.stem, seed) for seed in self.seeds]
+
+
+def _image_name(split: str, seed: int) -> str:
+    return f"{split}/{seed:08d}.jpg"
+
+
+def _write_image(seed: int, *, folder: Path, split: str, height: int, width: int) -> None:
+    path = folder / _image_name(split, seed)
+    if path.exists():
+        return
+    partial_path = path.with_suffix(".part")
+    picture = Image.fromarray(render_panorama(random_scene(seed), height=height, width=width))
+    picture.save(partial_path, format="JPEG", quality=92, subsampling=0)
+    partial_path.rename(path)
+
+
+def write_split(
+    folder: Path, split: str, *, num_scenes: int, first_seed: int, height: int = 256, width: int = 512, workers: int = 2
+) -> SplitFiles:
+    """Render `num_scenes` panoramas and write ``<folder>/<split>.csv`` with all questions about them.
+
+    Panoramas that exist are kept; equal arguments always give equal files.
+
+    Args:
+        folder: Made if missing; images go to ``<folder>/<split>/``.
+        split: Name of the split (``train``, ``val``, ``test``).
+        num_scenes: Number of panoramas.
+        first_seed: Seed of the first scene; scene i has seed ``first_seed + i``. Splits must not share seeds.
+        height: Panorama height in pixels; width is normally twice that.
+        width: Panorama width in pixels.
+        workers: Rendering processes.
+    """
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    seeds = tuple(range(first_seed, first_seed + num_scenes))
+    render = partial(_write_image, folder=folder, split=split, height=height, width=width)
+    # Spawned, not forked: the caller may already hold torch's threads.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for _ in pool.map(render, seeds, chunksize=32):
+            pass
+    files = SplitFiles(folder / f"{split}.csv", seeds)
+    with files.csv.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        for seed in seeds:
+            for number, question in enumerate(questions_about(random_scene(seed))):
+                closed = question.answer if question.kind in CLOSED_TYPES else ""
+                row = (f"{seed}-{number}", _image_name(split, seed), question.text, question.answer, question.kind, closed)
+                writer.writerow(row)
+    logger.info("wrote %d panoramas and %s", num_scenes, files.csv)
+    return files
