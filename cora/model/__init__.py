@@ -1,0 +1,1 @@
+"""PanoramaVLM and its parts: vision backbone, resamplers, projector, language model."""

@@ -1,0 +1,154 @@
+"""VisionBackbone: patch tokens of views from SigLIP, CLIP and DINOv2 towers.
+
+Shapes: N views of a batch, S patch tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from cora.errors import CheckpointError, ConfigError
+
+__all__ = ["VISION_FAMILIES", "VisionBackbone", "vision_tower_config"]
+
+
+@dataclass(frozen=True)
+class VisionFamily:
+    """What differs between towers.
+
+    Attributes:
+        has_class_token: Whether a CLS token (and ``num_register_tokens`` registers) precedes the patches.
+        blocks: Attribute path of the list of transformer blocks.
+        unused: Submodules that only serve a pooled output.
+        takes_interpolation: Whether ``interpolate_pos_encoding`` must be asked for.
+        overrides: Configuration values that leave out parameters no patch token needs.
+    """
+
+    has_class_token: bool
+    blocks: str
+    unused: tuple[str, ...] = ()
+    takes_interpolation: bool = True
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+
+VISION_FAMILIES: dict[str, VisionFamily] = {
+    "siglip_vision_model": VisionFamily(False, "encoder.layers", overrides=(("vision_use_head", False),)),
+    "clip_vision_model": VisionFamily(True, "encoder.layers", unused=("post_layernorm",)),
+    "dinov2": VisionFamily(True, "encoder.layer", takes_interpolation=False, overrides=(("use_mask_token", False),)),
+    "dinov2_with_registers": VisionFamily(
+        True, "encoder.layer", unused=("embeddings.mask_token",), takes_interpolation=False
+    ),
+}
+
+
+def vision_tower_config(config: PretrainedConfig) -> PretrainedConfig:
+    """Return the configuration of the vision tower in `config`, which may be of a two-tower model.
+
+    Raises:
+        ConfigError: The family is not supported.
+    """
+    tower = getattr(config, "vision_config", config)
+    family = VISION_FAMILIES.get(tower.model_type)
+    if family is None:
+        raise ConfigError(
+            f"vision tower of type '{tower.model_type}' is not supported; supported: {', '.join(sorted(VISION_FAMILIES))}"
+        )
+    for name, value in family.overrides:
+        setattr(tower, name, value)
+    return tower
+
+
+class VisionBackbone(nn.Module):
+    """A vision tower that returns patch tokens only.
+
+    CLS and register tokens are stripped, position embeddings are interpolated to the size of the views, and heads
+    that only serve a pooled output do not exist.
+
+    Args:
+        config: Configuration of the tower (or of a two-tower model that contains it).
+        model: The tower itself; built with random weights when None.
+    """
+
+    def __init__(self, config: PretrainedConfig, model: PreTrainedModel | None = None) -> None:
+        super().__init__()
+        self.config = vision_tower_config(config)
+        self.family = VISION_FAMILIES[self.config.model_type]
+        self.model: PreTrainedModel = AutoModel.from_config(self.config) if model is None else model
+        for path in self.family.unused:
+            owner, _, name = path.rpartition(".")
+            module = self.model.get_submodule(owner)
+            setattr(module, name, None if isinstance(getattr(module, name), nn.Parameter) else nn.Identity())
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    ) -> VisionBackbone:
+        """Return the tower of a hub id or local directory with its weights.
+
+        Raises:
+            ConfigError: The family is not supported.
+            CheckpointError: Weights of the tower are missing from the checkpoint.
+        """
+        config = vision_tower_config(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
+        tower_class = AutoModel._model_mapping[type(config)]
+        model, report = tower_class.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True)
+        missing = sorted(report["missing_keys"])
+        if missing:
+            raise CheckpointError(
+                f"{name}: {len(missing)} weights of the vision tower are missing, first: {missing[0]}"
+            )
+        return cls(config, model)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the patch tokens."""
+        size: int = self.config.hidden_size
+        return size
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, first to last."""
+        blocks = self.model.get_submodule(self.family.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        return blocks
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the patches: CLS and registers."""
+        if not self.family.has_class_token:
+            return 0
+        return 1 + int(getattr(self.config, "num_register_tokens", 0))
+
+    def set_trainable_blocks(self, num_blocks: int | Literal["all"]) -> None:
+        """Freeze the tower except its last `num_blocks` blocks and what follows them; ``all`` trains everything.
+
+        Raises:
+            ConfigError: There are not that many blocks.
+        """
+        if num_blocks == "all":
+            self.model.requires_grad_(True)
+            return
+        if not 0 <= num_blocks <= len(self.blocks):
+            raise ConfigError(
+                f"cannot train the last {num_blocks} vision blocks: the tower has {len(self.blocks)}; "
+                "give 0 to that number, or 'all'"
+            )
+        self.model.requires_grad_(False)
+        if num_blocks == 0:
+            return
+        for block in self.blocks[-num_blocks:]:
+            block.requires_grad_(True)
+        for name in ("post_layernorm", "layernorm"):
+            if (norm := getattr(self.model, name, None)) is not None:
+                norm.requires_grad_(True)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Return patch tokens float[N, S, D], row-major, for views float[N, 3, height, width]."""
+        options = {"interpolate_pos_encoding": True} if self.family.takes_interpolation else {}
+        tokens: Tensor = self.model(pixel_values=pixel_values, **options).last_hidden_state
+        return tokens[:, self.num_prefix_tokens :]

@@ -1,0 +1,217 @@
+"""PanoramaVLM: a language model that sees panoramas.
+
+Shapes: B batch of panoramas, V views, S patch tokens per view, T vision tokens, L sequence, D widths.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from cora.errors import CheckpointError, ConfigError
+from cora.model.configuration import PanoramaVLMConfig
+from cora.model.language_fusion import LanguageFusion
+from cora.model.language_model import LanguageModel
+from cora.model.projectors import PanoramaProjector
+from cora.model.resampler.module import ResamplerModule
+from cora.model.vision_encoder import VisionBackbone
+
+__all__ = ["PanoramaVLM"]
+
+Model = TypeVar("Model", bound="PanoramaVLM")
+
+
+class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped here
+    """Vision backbone, resampler, projector and language model, joined at the placeholder token.
+
+    Args:
+        config: What to build.
+        vision: A tower to use instead of one with random weights.
+        language_model: A language model to use instead of one with random weights.
+    """
+
+    config_class = PanoramaVLMConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self,
+        config: PanoramaVLMConfig,
+        *,
+        vision: VisionBackbone | None = None,
+        language_model: LanguageModel | None = None,
+    ) -> None:
+        super().__init__(config)
+        if config.image_token_id is None:
+            raise ConfigError("image_token_id is missing: the id of the placeholder token in the tokenizer")
+        self.vision = VisionBackbone(config.vision_config) if vision is None else vision
+        self.language_model = (
+            LanguageModel.from_config(config.text_config) if language_model is None else language_model
+        )
+        self.resampler = ResamplerModule(
+            config.resampler, input_dim=self.vision.hidden_size, latent_dim=config.latent_dim
+        )
+        self.projector = PanoramaProjector(
+            config.token_layout,
+            latent_dim=config.latent_dim,
+            output_dim=self.language_model.hidden_size,
+            positional_encoding=config.projector["positional_encoding"],
+        )
+        self.fusion = LanguageFusion(config.image_token_id)
+        self.post_init()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leave our own modules as their constructors made them; the towers initialise themselves."""
+
+    @classmethod
+    def from_pretrained(cls: type[Model], name: str | Path, *args: Any, **kwargs: Any) -> Model:
+        """Return the model of a checkpoint directory or hub id; every weight must be there and none be left over.
+
+        Raises:
+            CheckpointError: It is no CORA checkpoint, or its weights do not fit its configuration.
+        """
+        if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+            raise CheckpointError(f"{name} is no checkpoint directory: it has no config.json")
+        wants_report = kwargs.pop("output_loading_info", False)
+        try:
+            model, report = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+        except OSError as error:
+            raise CheckpointError(f"cannot load a checkpoint from {name}: {error}") from error
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if keys := sorted(report[kind], key=str):
+                raise CheckpointError(f"{name}: {len(keys)} weights are {kind.removesuffix('_keys')}, first: {keys[0]}")
+        return (model, report) if wants_report else model
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """Return the language model's token embeddings."""
+        return self.language_model.embeddings
+
+    def set_input_embeddings(self, value: torch.nn.Module) -> None:
+        """Replace the language model's token embeddings."""
+        self.language_model.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """Return the language model's output layer."""
+        module: torch.nn.Module = self.language_model.model.get_output_embeddings()
+        return module
+
+    def encode_views(self, pixel_values: Tensor) -> Tensor:
+        """Return patch tokens float[B, V, S, D] for normalised views float[B, V, 3, height, width]."""
+        if pixel_values.ndim != 5:
+            raise ValueError(f"pixel_values must be float[B, V, 3, height, width], got {tuple(pixel_values.shape)}")
+        batch, num_views = pixel_values.shape[:2]
+        dtype = self.vision.model.dtype
+        return self.vision(pixel_values.flatten(0, 1).to(dtype)).unflatten(0, (batch, num_views))
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Return vision tokens float[B, T, D] in the language model's width for patch tokens float[B, V, S, D]."""
+        batch, num_views = features.shape[:2]
+        latents = self.resampler(features.flatten(0, 1)).unflatten(0, (batch, num_views))
+        vision_tokens: Tensor = self.projector(latents)
+        return vision_tokens
+
+    def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
+        """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""
+        return self.embed_features(self.encode_views(pixel_values))
+
+    def _embed_inputs(
+        self, input_ids: Tensor, pixel_values: Tensor | None, vision_features: Tensor | None, *, is_continuation: bool
+    ) -> Tensor:
+        if pixel_values is not None and vision_features is not None:
+            raise ValueError("give pixel_values or vision_features, not both")
+        embeddings = self.language_model.embed(input_ids)
+        if pixel_values is not None:
+            return self.fusion(input_ids, embeddings, self.embed_panoramas(pixel_values))
+        if vision_features is not None:
+            return self.fusion(input_ids, embeddings, self.embed_features(vision_features))
+        if not is_continuation and (count := int(self.fusion.placeholders(input_ids).sum())):
+            raise ValueError(f"the text has {count} placeholders, but there is no panorama: give pixel_values")
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        vision_features: Tensor | None = None,
+        labels: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return logits float[B, L, vocabulary], and the loss when `labels` are given.
+
+        Args:
+            input_ids: int64[B, L] with T placeholders per panorama.
+            attention_mask: bool or int [B, L]; or a prepared mask [B, 1, L, L] together with `position_ids`.
+            position_ids: int64[B, L].
+            pixel_values: Normalised views, float[P, V, 3, height, width], panoramas in the order of the rows.
+            vision_features: Instead of `pixel_values`: their `encode_views`, float[P, V, S, D].
+            labels: int64[B, L], -100 where nothing is predicted.
+            past_key_values: Cache of earlier positions.
+            inputs_embeds: Instead of `input_ids`: embeddings with the vision tokens in place, float[B, L, D].
+            logits_to_keep: Number of last positions, or positions, to compute logits for; 0 is all.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give input_ids or inputs_embeds, not both and not neither")
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self._embed_inputs(
+                input_ids,
+                pixel_values,
+                vision_features,
+                is_continuation=past_key_values is not None and past_key_values.get_seq_length() > 0,
+            )
+        outputs: CausalLMOutputWithPast = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            labels=labels,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+        return outputs
+
+    def answer_loss(self, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
+        """Return the mean cross-entropy of the labelled tokens, like ``forward(labels=...).loss``, for less memory.
+
+        Logits are computed only at positions that predict a labelled token in some row; with a thousand vision tokens
+        before a short answer that is a small part.
+
+        Args:
+            input_ids: int64[B, L].
+            labels: int64[B, L], -100 where nothing is predicted.
+            **inputs: Further arguments of `forward`.
+        """
+        targets = F.pad(labels[:, 1:], (0, 1), value=-100)
+        positions = (targets != -100).any(dim=0).nonzero().flatten()
+        if len(positions) == 0:
+            raise ValueError("no position is labelled")
+        logits = self(input_ids=input_ids, logits_to_keep=positions, **inputs).logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets[:, positions].flatten(), ignore_index=-100)
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Return the inputs of one generation step; panoramas go in with the prompt only."""
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            kwargs.pop("vision_features", None)
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(
+            input_ids, is_first_iteration=is_first_iteration, **kwargs
+        )
+        return inputs
