@@ -1,0 +1,1 @@
+"""Configuration: typed schemas (`schema`, `baseline`) and how YAML files become them (`manager`)."""
