@@ -1,0 +1,1 @@
+"""Reference implementations in plain torch: the meaning of each operation, and its fallback everywhere."""
