@@ -1,0 +1,157 @@
+"""PanoramaGenerator: opens an export, chooses what runs it, and answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from cora.errors import BackendUnavailable, CheckpointError, ConfigError, ImageError, did_you_mean
+from cora.inference.checkpoint import check_agreement, open_export
+from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, PanoramaSource
+
+if TYPE_CHECKING:
+    from cora.inference.checkpoint import Export
+    from cora.model.configuration import PanoramaVLMConfig
+    from cora.processors.processor import PanoramaProcessor
+
+__all__ = ["BACKENDS", "Backend", "PanoramaGenerator"]
+
+logger = logging.getLogger(__name__)
+
+BackendName = Literal["auto", "vllm", "transformers"]
+BACKENDS: tuple[BackendName, ...] = ("auto", "vllm", "transformers")
+
+
+class Backend(Protocol):
+    """Software that runs an export: a generator that does not know which checkpoint it runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], settings: GenerationSettings
+    ) -> list[GenerationResult]: ...
+
+    def close(self) -> None: ...
+
+
+class PanoramaGenerator:
+    """Answers questions about panoramas with an exported model; see `cora.inference.protocol.Generator`.
+
+    Args:
+        backend: What runs the model.
+        model_digest: SHA-256 of configuration and weights.
+        processor_digest: SHA-256 of tokenizer, chat template and image processing.
+        chunk_size: Number of requests that are worth giving it at once.
+    """
+
+    def __init__(self, backend: Backend, *, model_digest: str, processor_digest: str, chunk_size: int = 32) -> None:
+        self.backend = backend
+        self.model_digest = model_digest
+        self.processor_digest = processor_digest
+        self.chunk_size = chunk_size
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        directory: str | Path,
+        backend: str = "auto",
+        *,
+        device: str = "auto",
+        batch_size: int = 8,
+    ) -> PanoramaGenerator:
+        """Return a generator for an export directory.
+
+        Args:
+            directory: What `PanoramaVLM.export` wrote.
+            backend: ``vllm``, ``transformers``, or ``auto``: vLLM where it can be used, else Transformers.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
+            batch_size: Prompts that Transformers generates together; vLLM batches by itself.
+
+        Raises:
+            CheckpointError: It is no export, lacks a part, or its model and processor disagree.
+            BackendUnavailable: The back end or device that was asked for is not there.
+        """
+        if backend not in BACKENDS:
+            raise ConfigError(
+                f"unknown back end '{backend}'{did_you_mean(backend, BACKENDS)}; known: {', '.join(BACKENDS)}"
+            )
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        export = open_export(directory)
+        config, processor = _load_parts(export)
+        check_agreement(export.directory, config, processor)
+        return cls(
+            _open_backend(backend, export, config, processor, device=device, batch_size=batch_size),
+            model_digest=export.model_digest(),
+            processor_digest=export.processor_digest(),
+            chunk_size=max(32, 4 * batch_size),
+        )
+
+    @property
+    def name(self) -> str:
+        """Back end, device and precision."""
+        return self.backend.name
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], settings: GenerationSettings | None = None
+    ) -> list[GenerationResult]:
+        """Return one result per request, in order; a bad request gives a result with `error`."""
+        return self.backend.generate(requests, settings or GenerationSettings())
+
+    def answer(self, image: PanoramaSource, query: str, settings: GenerationSettings | None = None) -> str:
+        """Return the answer to one question.
+
+        Raises:
+            ImageError: The panorama cannot be used or the question is too long; the message says which.
+        """
+        (result,) = self.generate([GenerationRequest(image, query)], settings)
+        if result.text is None:
+            raise ImageError(result.error)
+        return result.text
+
+    def close(self) -> None:
+        """Give memory and processes back."""
+        self.backend.close()
+
+
+def _load_parts(export: Export) -> tuple[PanoramaVLMConfig, PanoramaProcessor]:
+    from cora.model.configuration import PanoramaVLMConfig
+    from cora.processors.processor import PanoramaProcessor
+
+    directory = str(export.directory)
+    try:
+        return PanoramaVLMConfig.from_pretrained(directory), PanoramaProcessor.from_pretrained(directory)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"checkpoint {directory}: configuration or processor cannot be loaded: {error}"
+        ) from error
+
+
+def _open_backend(
+    backend: str,
+    export: Export,
+    config: PanoramaVLMConfig,
+    processor: PanoramaProcessor,
+    *,
+    device: str,
+    batch_size: int,
+) -> Backend:
+    from cora.inference.transformers_backend import TransformersBackend
+    from cora.inference.vllm_backend import VLLMBackend, why_unavailable
+
+    if backend in ("auto", "vllm"):
+        try:
+            if backend == "auto" and (reason := why_unavailable()) is not None:
+                raise BackendUnavailable(reason)
+            chosen: Backend = VLLMBackend.load(export.directory, config, processor, device=device)
+        except BackendUnavailable as error:
+            if backend == "vllm":
+                raise
+            logger.warning("back end transformers, because vllm cannot be used: %s", error)
+        else:
+            logger.info("back end vllm: %s", "asked for" if backend == "vllm" else "it is installed")
+            return chosen
+    return TransformersBackend.load(export.directory, processor, device=device, batch_size=batch_size)

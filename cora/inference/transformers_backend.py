@@ -1,0 +1,189 @@
+"""Generation with Transformers: batched, left padded, every distinct panorama loaded, cut and encoded once.
+
+Shapes: B prompts of a batch, L padded length, T vision tokens, D width of the language model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from cora.errors import BackendUnavailable, CoraError
+from cora.inference.prompts import Prompt, decode_answer, encode_requests, end_token_ids, group_by_image
+from cora.inference.protocol import (
+    GenerationRequest,
+    GenerationResult,
+    GenerationSettings,
+    PanoramaSource,
+    failed,
+)
+
+if TYPE_CHECKING:
+    from cora.model.vlm import PanoramaVLM
+    from cora.processors.processor import PanoramaProcessor
+
+__all__ = ["TransformersBackend", "resolve_device"]
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device to run on; ``auto`` is CUDA where there is one, and the choice is logged.
+
+    Raises:
+        BackendUnavailable: The device that was asked for is not there.
+    """
+    if device == "auto":
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+        logger.info("device %s: %s", chosen, "CUDA is available" if chosen == "cuda" else "CUDA is not available")
+        return torch.device(chosen)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise BackendUnavailable(f"unknown device '{device}'; known: auto, cpu, cuda, cuda:<number>") from None
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (resolved.index or 0) >= count:
+            build = (
+                "this torch is built for the CPU only" if torch.version.cuda is None else f"{count} CUDA devices found"
+            )
+            raise BackendUnavailable(f"device {device} is not available: {build}")
+    elif resolved.type != "cpu":
+        raise BackendUnavailable(f"device {device} is not supported; known: auto, cpu, cuda, cuda:<number>")
+    return resolved
+
+
+class TransformersBackend:
+    """Runs a `PanoramaVLM` through ``generate``.
+
+    Args:
+        model: The model, in evaluation mode, on the device to use.
+        processor: Its processor.
+        batch_size: Prompts that are generated together.
+    """
+
+    def __init__(self, model: PanoramaVLM, processor: PanoramaProcessor, *, batch_size: int = 8) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.batch_size = batch_size
+        self.end_ids = end_token_ids(model.generation_config, processor.tokenizer)
+        self.context: int | None = getattr(model.config.text_config, "max_position_embeddings", None)
+        pad = processor.tokenizer.pad_token_id
+        self._pad_id = int(self.end_ids[0] if pad is None and self.end_ids else pad or 0)
+        # The checkpoint's sampling defaults would fill in whatever the settings leave open.
+        model.generation_config = GenerationConfig(eos_token_id=list(self.end_ids), pad_token_id=self._pad_id)
+
+    @classmethod
+    def load(
+        cls, directory: Path, processor: PanoramaProcessor, *, device: str = "auto", batch_size: int = 8
+    ) -> TransformersBackend:
+        """Return a back end for an export: float32 on a CPU, bfloat16 on CUDA."""
+        from cora.model.vlm import PanoramaVLM
+
+        target = resolve_device(device)
+        dtype = torch.float32 if target.type == "cpu" else torch.bfloat16
+        model = PanoramaVLM.from_pretrained(directory, dtype=dtype)
+        model.to(target)
+        return cls(model, processor, batch_size=batch_size)
+
+    @property
+    def name(self) -> str:
+        """Back end, device and precision."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"transformers ({self.model.device.type}, {dtype})"
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
+        """Return one result per request, in order."""
+        prompts, results = encode_requests(
+            self.processor, requests, max_new_tokens=settings.max_new_tokens, context=self.context
+        )
+        for batch in self._batches(requests, prompts, results, settings):
+            for (prompt, _), answer in zip(batch, self._generate_batch(batch, settings), strict=True):
+                results[prompt.index] = decode_answer(self.processor.tokenizer, answer, self.end_ids)
+        return [results[index] for index in range(len(requests))]
+
+    def close(self) -> None:
+        """Drop the model."""
+        del self.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _batches(
+        self,
+        requests: Sequence[GenerationRequest],
+        prompts: Sequence[Prompt],
+        results: dict[int, GenerationResult],
+        settings: GenerationSettings,
+    ) -> Iterator[list[tuple[Prompt, Tensor]]]:
+        """Yield batches of prompts with their panoramas' tokens float[T, D]; panoramas that fail go to `results`."""
+        batch: list[tuple[Prompt, Tensor]] = []
+        for image, group in group_by_image(requests, prompts):
+            try:
+                vision_tokens = self._embed(image)
+            except CoraError as error:
+                results.update((prompt.index, failed(error)) for prompt in group)
+                continue
+            for prompt in group:
+                # Alone, because one limit holds for a whole batch, or one stream of random numbers.
+                if settings.temperature > 0 or prompt.max_new_tokens < settings.max_new_tokens:
+                    yield [(prompt, vision_tokens)]
+                    continue
+                batch.append((prompt, vision_tokens))
+                if len(batch) == self.batch_size:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _embed(self, image: PanoramaSource) -> Tensor:
+        """Return the vision tokens float[T, D] of a panorama; always encoded alone, so that batches change nothing."""
+        pixel_values = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
+        vision_tokens: Tensor = self.model.embed_panoramas(pixel_values.to(self.model.device))[0]
+        return vision_tokens
+
+    def _generate_batch(
+        self, batch: Sequence[tuple[Prompt, Tensor]], settings: GenerationSettings
+    ) -> Iterator[tuple[int, ...]]:
+        """Yield the new tokens of each prompt of a batch, padding included."""
+        length = max(len(prompt.token_ids) for prompt, _ in batch)
+        input_ids_BL = torch.full((len(batch), length), self._pad_id)
+        attention_mask_BL = torch.zeros_like(input_ids_BL)
+        for row, (prompt, _) in enumerate(batch):
+            input_ids_BL[row, length - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
+            attention_mask_BL[row, length - len(prompt.token_ids) :] = 1
+        device = self.model.device
+        input_ids_BL, attention_mask_BL = input_ids_BL.to(device), attention_mask_BL.to(device)
+        embeddings_BLD = self.model.fusion(
+            input_ids_BL,
+            self.model.language_model.embed(input_ids_BL),
+            torch.stack([vision_tokens for _, vision_tokens in batch]),
+        )
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(settings.seed)
+            # The ids go along for the repetition penalty, which must see the prompt as it does in vLLM.
+            sequences = self.model.generate(
+                input_ids=input_ids_BL,
+                inputs_embeds=embeddings_BLD,
+                attention_mask=attention_mask_BL,
+                generation_config=_generation_config(settings, batch[0][0].max_new_tokens),
+            )
+        for row in sequences[:, length:].tolist():
+            yield tuple(row)
+
+
+def _generation_config(settings: GenerationSettings, max_new_tokens: int) -> GenerationConfig:
+    options: dict[str, float | bool] = {"do_sample": False}
+    if settings.temperature > 0:
+        # top_k is off unless asked for; its default in Transformers is 50, vLLM has none.
+        options = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens, repetition_penalty=settings.repetition_penalty, use_cache=True, **options
+    )
