@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from cora.errors import BackendUnavailable, CheckpointError, ConfigError, ImageError, did_you_mean
 from cora.inference.checkpoint import check_agreement, open_export
-from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, PanoramaSource
+from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings
 
 if TYPE_CHECKING:
     from cora.inference.checkpoint import Export
     from cora.model.configuration import PanoramaVLMConfig
+    from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["BACKENDS", "Backend", "PanoramaGenerator"]
@@ -28,13 +29,22 @@ class Backend(Protocol):
     """Software that runs an export: a generator that does not know which checkpoint it runs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Back end, device and precision."""
+        ...
 
-    def generate(
-        self, requests: Sequence[GenerationRequest], settings: GenerationSettings
-    ) -> list[GenerationResult]: ...
+    @property
+    def chunk_size(self) -> int:
+        """Number of requests that are worth giving it at once."""
+        ...
 
-    def close(self) -> None: ...
+    def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
+        """Return one result per request, in order."""
+        ...
+
+    def close(self) -> None:
+        """Give memory and processes back."""
+        ...
 
 
 class PanoramaGenerator:
@@ -44,14 +54,12 @@ class PanoramaGenerator:
         backend: What runs the model.
         model_digest: SHA-256 of configuration and weights.
         processor_digest: SHA-256 of tokenizer, chat template and image processing.
-        chunk_size: Number of requests that are worth giving it at once.
     """
 
-    def __init__(self, backend: Backend, *, model_digest: str, processor_digest: str, chunk_size: int = 32) -> None:
+    def __init__(self, backend: Backend, *, model_digest: str, processor_digest: str) -> None:
         self.backend = backend
         self.model_digest = model_digest
         self.processor_digest = processor_digest
-        self.chunk_size = chunk_size
 
     @classmethod
     def from_checkpoint(
@@ -87,13 +95,17 @@ class PanoramaGenerator:
             _open_backend(backend, export, config, processor, device=device, batch_size=batch_size),
             model_digest=export.model_digest(),
             processor_digest=export.processor_digest(),
-            chunk_size=max(32, 4 * batch_size),
         )
 
     @property
     def name(self) -> str:
         """Back end, device and precision."""
         return self.backend.name
+
+    @property
+    def chunk_size(self) -> int:
+        """Number of requests that are worth giving it at once."""
+        return self.backend.chunk_size
 
     def generate(
         self, requests: Sequence[GenerationRequest], settings: GenerationSettings | None = None

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cora.inference.protocol import GenerationRequest, GenerationResult, PanoramaSource, failed
+from cora.inference.protocol import GenerationRequest, GenerationResult, failed
 
 if TYPE_CHECKING:
+    from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["Prompt", "decode_answer", "encode_requests", "end_token_ids", "group_by_image"]

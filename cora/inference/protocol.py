@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch import Tensor
+    from cora.processors.loading import PanoramaSource
 
 __all__ = [
     "FinishReason",
@@ -22,17 +20,15 @@ __all__ = [
     "GenerationResult",
     "GenerationSettings",
     "Generator",
-    "PanoramaSource",
     "failed",
 ]
 
-PanoramaSource: TypeAlias = "str | Path | Image | Tensor"
 FinishReason = Literal["stop", "length", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One question about one panorama (a file, a PIL image, or uint8[H, W, 3])."""
+    """One question about one panorama (a file, its bytes, a PIL image, or uint8[H, W, 3])."""
 
     image: PanoramaSource
     query: str
@@ -92,22 +88,22 @@ def failed(error: object) -> GenerationResult:
 
 @runtime_checkable
 class Generator(Protocol):
-    """Anything that answers questions about panoramas.
-
-    Attributes:
-        name: Back end, device and precision: everything besides the model that may change an answer.
-        model_digest: SHA-256 over configuration and weights.
-        processor_digest: SHA-256 over everything that turns panorama and question into model input.
-    """
+    """Anything that answers questions about panoramas."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Back end, device and precision: everything besides the model that may change an answer."""
+        ...
 
     @property
-    def model_digest(self) -> str: ...
+    def model_digest(self) -> str:
+        """SHA-256 over configuration and weights."""
+        ...
 
     @property
-    def processor_digest(self) -> str: ...
+    def processor_digest(self) -> str:
+        """SHA-256 over everything that turns panorama and question into model input."""
+        ...
 
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
         """Return one result per request, in order; a bad request gives a result with `error`, never an exception."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,12 +20,12 @@ from cora.inference.protocol import (
     GenerationRequest,
     GenerationResult,
     GenerationSettings,
-    PanoramaSource,
     failed,
 )
 
 if TYPE_CHECKING:
     from cora.model.vlm import PanoramaVLM
+    from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["TransformersBackend", "resolve_device"]
@@ -69,7 +69,7 @@ class TransformersBackend:
     """
 
     def __init__(self, model: PanoramaVLM, processor: PanoramaProcessor, *, batch_size: int = 8) -> None:
-        self.model = model.eval()
+        self.model = model.train(False)
         self.processor = processor
         self.batch_size = batch_size
         self.end_ids = end_token_ids(model.generation_config, processor.tokenizer)
@@ -77,7 +77,7 @@ class TransformersBackend:
         pad = processor.tokenizer.pad_token_id
         self._pad_id = int(self.end_ids[0] if pad is None and self.end_ids else pad or 0)
         # The checkpoint's sampling defaults would fill in whatever the settings leave open.
-        model.generation_config = GenerationConfig(eos_token_id=list(self.end_ids), pad_token_id=self._pad_id)
+        model.generation_config = _config(eos_token_id=list(self.end_ids), pad_token_id=self._pad_id)
 
     @classmethod
     def load(
@@ -89,8 +89,13 @@ class TransformersBackend:
         target = resolve_device(device)
         dtype = torch.float32 if target.type == "cpu" else torch.bfloat16
         model = PanoramaVLM.from_pretrained(directory, dtype=dtype)
-        model.to(target)
+        torch.nn.Module.to(model, target)
         return cls(model, processor, batch_size=batch_size)
+
+    @property
+    def chunk_size(self) -> int:
+        """Number of requests that are worth giving it at once."""
+        return self.batch_size
 
     @property
     def name(self) -> str:
@@ -184,6 +189,10 @@ def _generation_config(settings: GenerationSettings, max_new_tokens: int) -> Gen
     if settings.temperature > 0:
         # top_k is off unless asked for; its default in Transformers is 50, vLLM has none.
         options = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-    return GenerationConfig(
+    return _config(
         max_new_tokens=max_new_tokens, repetition_penalty=settings.repetition_penalty, use_cache=True, **options
     )
+
+
+def _config(**options: Any) -> GenerationConfig:
+    return GenerationConfig(**options)  # type: ignore[no-untyped-call]  # transformers types it in part

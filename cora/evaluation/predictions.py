@@ -1,0 +1,115 @@
+"""The predictions file: questions, answers and references in one table, written by a run and scored without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cora.data.records import read_records
+from cora.data.table import ANSWER_COLUMNS, IMAGE_COLUMNS, QUERY_COLUMNS, Row, cell_text, merge_rows
+from cora.errors import DataError, did_you_mean
+from cora.evaluation.files import table_text, unescape_cell, write_file
+
+__all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions", "write_predictions"]
+
+PREDICTION_COLUMNS = ("prediction", "output", "caption")
+_COLUMNS = ("sample_id", "image_path", "query", "prediction", "reference")
+_OPTIONAL = ("type", "answer", "choices")
+_CHOICE_SEPARATOR = "|"
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Questions with their answers.
+
+    Attributes:
+        rows: One row per distinct (image, query, answer), with all references of that image and query.
+        answers: An answer per row; None where the file has an empty cell.
+    """
+
+    rows: list[Row]
+    answers: list[str | None]
+
+
+def write_predictions(path: Path, rows: Sequence[Row], answers: Sequence[str | None]) -> None:
+    """Write one line per reference; an answer that is None becomes an empty cell.
+
+    Cells that a spreadsheet would run as a formula get an apostrophe in front, which `read_predictions` takes off.
+    Columns that only closed questions have (type, answer, choices) are added where a row has a value for them.
+    """
+    optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
+    lines = []
+    for row, answer in zip(rows, answers, strict=True):
+        image = str(row.image.absolute())
+        cells = {
+            "type": row.type or "",
+            "answer": row.answer or "",
+            "choices": f" {_CHOICE_SEPARATOR} ".join(row.choices or ()),
+        }
+        extra = [cells[name] for name in optional]
+        lines += [(row.sample_id, image, row.query, answer or "", reference, *extra) for reference in row.references]
+    write_file(path, table_text((*_COLUMNS, *optional), lines))
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Return the questions and answers of a predictions file, written by CORA or by anything else.
+
+    Needed are a prediction (``prediction``, ``output`` or ``caption``) and a reference (``annotation``, ``response``,
+    ``reference`` or ``answer``). Rows with the same image and query are references of one question; where a file has no
+    such columns, every row is a question of its own. An empty prediction is an answer that is missing, not a bad one.
+
+    Raises:
+        DataError: A column or reference is missing, or the file cannot be read; see `cora.data.records.read_records`.
+    """
+    path = Path(path)
+    records = read_records(path)
+    columns = records[0][1]
+    prediction_column = _needed(path, columns, "prediction", PREDICTION_COLUMNS)
+    reference_column = _needed(path, columns, "reference", (*ANSWER_COLUMNS, "answer"))
+    image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
+    query_column = next((name for name in QUERY_COLUMNS if name in columns), None)
+    rows: list[Row] = []
+    answers: list[str | None] = []
+    for index, (line, cells) in enumerate(records):
+        texts = {name: unescape_cell(text) for name, value in cells.items() if (text := cell_text(value)) is not None}
+        reference = texts.get(reference_column)
+        if reference is None:
+            raise DataError(f"{path}, line {line}: column '{reference_column}' is empty")
+        is_alone = image_column is None or query_column is None
+        choices = tuple(part.strip() for part in texts.get("choices", "").split(_CHOICE_SEPARATOR) if part.strip())
+        rows.append(
+            Row(
+                sample_id=texts.get("sample_id", str(index)),
+                image=Path(str(index) if is_alone else texts.get(image_column or "", "")),
+                query=texts.get(query_column or "", ""),
+                references=(reference,),
+                answer=texts.get("answer"),
+                type=texts.get("type"),
+                choices=choices or None,
+                line=line,
+            )
+        )
+        answers.append(texts.get(prediction_column))
+    return _grouped(path, rows, answers)
+
+
+def _grouped(path: Path, rows: Sequence[Row], answers: Sequence[str | None]) -> Predictions:
+    references = {(row.image, row.query): row.references for row in merge_rows(rows, name=str(path))}
+    samples = {
+        (row.image, row.query, answer): replace(row, references=references[row.image, row.query])
+        for row, answer in reversed(list(zip(rows, answers, strict=True)))
+    }
+    ordered = sorted(samples.items(), key=lambda item: item[1].line)
+    return Predictions([row for _, row in ordered], [answer for (_, _, answer), _ in ordered])
+
+
+def _needed(path: Path, columns: dict[str, object], role: str, names: tuple[str, ...]) -> str:
+    for name in names:
+        if name in columns:
+            return name
+    found = [name for name in columns if name]
+    hint = next((hint for name in found if (hint := did_you_mean(name, names))), "")
+    raise DataError(
+        f"{path}: no {role} column; expected one of {', '.join(names)}; found {', '.join(found) or 'none'}{hint}"
+    )

@@ -1,0 +1,73 @@
+"""The Penn Treebank tokeniser of the caption metrics, driven so that no caption can shift another.
+
+Published BLEU, ROUGE-L and CIDEr numbers rest on this tokeniser (Stanford CoreNLP 3.4.1, in lower case, punctuation
+removed); the jar and the list of removed tokens come with pycocoevalcap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from cora.errors import BackendUnavailable
+from cora.evaluation.java import JavaFailure, JavaRuntime
+
+__all__ = ["PTB_NAME", "jar_digest", "tokenize"]
+
+PTB_NAME = "ptb (stanford-corenlp-3.4.1, lower case, punctuation removed)"
+_CLASS = "edu.stanford.nlp.process.PTBTokenizer"
+
+
+def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> list[str]:
+    """Return each caption as its tokens, separated by single spaces.
+
+    Args:
+        captions: Any text; line breaks of every kind count as spaces. An empty caption has no tokens.
+        java: What runs the tokeniser.
+        timeout_seconds: Time limit; by default two minutes and 20 ms per caption.
+
+    Raises:
+        JavaFailure: The tokeniser crashed, ran out of time, or answered with another number of lines.
+    """
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
+
+    lines = [_one_line(caption) for caption in captions]
+    if not any(lines):
+        return ["" for _ in lines]
+    limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
+    with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
+        folder = Path(name)
+        # A lone surrogate, which JSON can smuggle in, has no UTF-8.
+        (folder / "captions").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
+        output = java.run(
+            ["-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
+            folder=folder,
+            timeout_seconds=limit,
+        )
+    tokenized = output.decode("utf-8").split("\n")
+    if tokenized and not tokenized[-1]:
+        tokenized.pop()
+    if len(tokenized) != len(lines):
+        raise JavaFailure(f"the tokeniser answered {len(lines)} captions with {len(tokenized)} lines")
+    removed = frozenset(PUNCTUATIONS)
+    return [" ".join(token for token in line.split() if token not in removed) for line in tokenized]
+
+
+def jar_digest() -> str:
+    """Return the SHA-256 of the tokeniser's jar."""
+    return hashlib.sha256(_jar().read_bytes()).hexdigest()
+
+
+def _one_line(caption: str) -> str:
+    # str.split knows every Unicode line break, the file and record separators and NEL; it does not know NUL.
+    return " ".join(caption.replace("\0", " ").split())
+
+
+def _jar() -> Path:
+    spec = find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise BackendUnavailable("pycocoevalcap is not installed: pip install pycocoevalcap")
+    return Path(spec.submodule_search_locations[0]) / "tokenizer" / "stanford-corenlp-3.4.1.jar"
