@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from cora._auto_classes import register_loaded_classes
 from cora.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -131,3 +132,6 @@ def _token_layout(
             stitching=stitching,
             resampler_type=module.type,
         )
+
+
+register_loaded_classes()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
@@ -86,7 +85,7 @@ class LanguageModel(nn.Module):
     @property
     def has_lora(self) -> bool:
         """Whether LoRA adapters are attached and not merged."""
-        return isinstance(self.model, PeftModel)
+        return hasattr(self.model, "merge_and_unload")
 
     def make_room_for(self, num_tokens: int) -> None:
         """Grow the embeddings so that ids below `num_tokens` exist; new rows are the mean of the old ones.
@@ -115,6 +114,9 @@ class LanguageModel(nn.Module):
         Raises:
             ConfigError: Adapters are attached already, or a target module does not exist.
         """
+        # Imported here because it takes seconds, and answering questions needs none of it.
+        from peft import LoraConfig, get_peft_model
+
         if self.has_lora:
             raise ConfigError("the language model has LoRA adapters already; merge them first")
         leaf_names = {name.rpartition(".")[2] for name, _ in self.model.named_modules()}

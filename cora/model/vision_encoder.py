@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from cora.errors import CheckpointError, ConfigError
 
-__all__ = ["VISION_FAMILIES", "VisionBackbone", "vision_tower_config"]
+__all__ = ["VISION_FAMILIES", "VisionBackbone", "view_defaults", "vision_tower_config"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class VisionFamily:
         unused: Submodules that only serve a pooled output.
         takes_interpolation: Whether ``interpolate_pos_encoding`` must be asked for.
         overrides: Configuration values that leave out parameters no patch token needs.
+        mean: Channel means the family is trained with, of values in 0 .. 1.
+        std: Channel standard deviations.
     """
 
     has_class_token: bool
@@ -34,14 +36,26 @@ class VisionFamily:
     unused: tuple[str, ...] = ()
     takes_interpolation: bool = True
     overrides: tuple[tuple[str, Any], ...] = ()
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
+
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 VISION_FAMILIES: dict[str, VisionFamily] = {
     "siglip_vision_model": VisionFamily(False, "encoder.layers", overrides=(("vision_use_head", False),)),
-    "clip_vision_model": VisionFamily(True, "encoder.layers", unused=("post_layernorm",)),
-    "dinov2": VisionFamily(True, "encoder.layer", takes_interpolation=False, overrides=(("use_mask_token", False),)),
+    "clip_vision_model": VisionFamily(
+        True,
+        "encoder.layers",
+        unused=("post_layernorm",),
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
+    ),
+    "dinov2": VisionFamily(
+        True, "encoder.layer", takes_interpolation=False, overrides=(("use_mask_token", False),), **IMAGENET
+    ),
     "dinov2_with_registers": VisionFamily(
-        True, "encoder.layer", unused=("embeddings.mask_token",), takes_interpolation=False
+        True, "encoder.layer", unused=("embeddings.mask_token",), takes_interpolation=False, **IMAGENET
     ),
 }
 
@@ -61,6 +75,18 @@ def vision_tower_config(config: PretrainedConfig) -> PretrainedConfig:
     for name, value in family.overrides:
         setattr(tower, name, value)
     return tower
+
+
+def view_defaults(config: PretrainedConfig) -> dict[str, Any]:
+    """Return the ``image_size``, ``image_mean`` and ``image_std`` that a tower is trained with."""
+    tower = vision_tower_config(config)
+    family = VISION_FAMILIES[tower.model_type]
+    size = tower.image_size
+    return {
+        "image_size": [size, size] if isinstance(size, int) else list(size),
+        "image_mean": list(family.mean),
+        "image_std": list(family.std),
+    }
 
 
 class VisionBackbone(nn.Module):
@@ -86,7 +112,12 @@ class VisionBackbone(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, name: str, *, dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+        cls,
+        name: str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
     ) -> VisionBackbone:
         """Return the tower of a hub id or local directory with its weights.
 
@@ -96,7 +127,9 @@ class VisionBackbone(nn.Module):
         """
         config = vision_tower_config(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
         tower_class = AutoModel._model_mapping[type(config)]
-        model, report = tower_class.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True)
+        model, report = tower_class.from_pretrained(
+            name, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+        )
         missing = sorted(report["missing_keys"])
         if missing:
             raise CheckpointError(

@@ -5,26 +5,39 @@ Shapes: B batch of panoramas, V views, S patch tokens per view, T vision tokens,
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import AutoTokenizer, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from cora._auto_classes import register_loaded_classes
 from cora.errors import CheckpointError, ConfigError
 from cora.model.configuration import PanoramaVLMConfig
 from cora.model.language_fusion import LanguageFusion
 from cora.model.language_model import LanguageModel
 from cora.model.projectors import PanoramaProjector
 from cora.model.resampler.module import ResamplerModule
-from cora.model.vision_encoder import VisionBackbone
+from cora.model.vision_encoder import VisionBackbone, view_defaults
+from cora.processors.images import PanoramaImageProcessor
+from cora.processors.processor import PanoramaProcessor
+from cora.processors.text import FamilyName, add_vision_token
 
 __all__ = ["PanoramaVLM"]
 
-Model = TypeVar("Model", bound="PanoramaVLM")
+
+@contextmanager
+def _reads_checkpoint(name: str | Path) -> Iterator[None]:
+    """Turn transformers' ways to say that there is no such checkpoint into one of ours."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"cannot load a checkpoint from {name}: {error}") from error
 
 
 class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped here
@@ -56,6 +69,8 @@ class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # tr
         super().__init__(config)
         if config.image_token_id is None:
             raise ConfigError("image_token_id is missing: the id of the placeholder token in the tokenizer")
+        # Spelled out, so that a checkpoint does not depend on what the defaults are later.
+        config.image_processing = PanoramaImageProcessor.from_dict(config.image_processing).to_dict()
         self.vision = VisionBackbone(config.vision_config) if vision is None else vision
         self.language_model = (
             LanguageModel.from_config(config.text_config) if language_model is None else language_model
@@ -76,7 +91,7 @@ class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # tr
         """Leave our own modules as their constructors made them; the towers initialise themselves."""
 
     @classmethod
-    def from_pretrained(cls: type[Model], name: str | Path, *args: Any, **kwargs: Any) -> Model:
+    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Self:
         """Return the model of a checkpoint directory or hub id; every weight must be there and none be left over.
 
         Raises:
@@ -85,14 +100,108 @@ class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # tr
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise CheckpointError(f"{name} is no checkpoint directory: it has no config.json")
         wants_report = kwargs.pop("output_loading_info", False)
-        try:
+        with _reads_checkpoint(name):
             model, report = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
-        except OSError as error:
-            raise CheckpointError(f"cannot load a checkpoint from {name}: {error}") from error
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(report[kind], key=str):
                 raise CheckpointError(f"{name}: {len(keys)} weights are {kind.removesuffix('_keys')}, first: {keys[0]}")
         return (model, report) if wants_report else model
+
+    @classmethod
+    def from_components(
+        cls,
+        *,
+        vision_name: str,
+        language_model_name: str,
+        image_processing: Mapping[str, Any] | None = None,
+        resampler: Mapping[str, Any] | None = None,
+        latent_dim: int = 768,
+        projector: Mapping[str, Any] | None = None,
+        dtype: torch.dtype = torch.float32,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> tuple[Self, Any]:
+        """Return a model of two pretrained towers with new weights between them, and its tokenizer.
+
+        Args:
+            vision_name: Hub id or directory of a vision (or two-tower) model.
+            language_model_name: Hub id or directory of a causal language model with its tokenizer.
+            image_processing: Options of the `PanoramaImageProcessor`; size, mean and std default to the tower's.
+            resampler: ``{"type": name, **options}``.
+            latent_dim: Width between resampler and projector.
+            projector: Options of the projector.
+            dtype: Of all weights.
+            attn_implementation: Attention of both towers, as in transformers; its choice when None.
+            trust_remote_code: Whether code that comes with a checkpoint may run.
+
+        Raises:
+            ConfigError: A part is not supported or an option unknown.
+            CheckpointError: A tower cannot be loaded.
+        """
+        options = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+        with _reads_checkpoint(vision_name):
+            vision = VisionBackbone.from_pretrained(vision_name, **options)
+        with _reads_checkpoint(language_model_name):
+            language_model = LanguageModel.from_pretrained(language_model_name, **options)
+            tokenizer = AutoTokenizer.from_pretrained(language_model_name, trust_remote_code=trust_remote_code)
+        image_token_id = add_vision_token(tokenizer)
+        language_model.make_room_for(len(tokenizer))
+        config = PanoramaVLMConfig(
+            vision_config=vision.config,
+            text_config=language_model.config,
+            image_processing={**view_defaults(vision.config), **(image_processing or {})},
+            resampler=dict(resampler) if resampler else None,
+            latent_dim=latent_dim,
+            projector=dict(projector) if projector else None,
+            image_token_id=image_token_id,
+        )
+        model = cls(config, vision=vision, language_model=language_model)
+        return model.to(dtype), tokenizer
+
+    def build_processor(
+        self, tokenizer: Any, *, system_message: str | None = None, family: FamilyName = "auto"
+    ) -> PanoramaProcessor:
+        """Return the processor that makes this model's input."""
+        return PanoramaProcessor(
+            tokenizer,
+            image_processing=self.config.image_processing,
+            num_vision_tokens=self.config.num_vision_tokens,
+            system_message=system_message,
+            family=family,
+        )
+
+    def export(self, directory: str | Path, processor: PanoramaProcessor) -> None:
+        """Write a directory that transformers and vLLM load: weights, processor, tokenizer, generation settings.
+
+        LoRA adapters are merged into this model first. Answers are greedy by default and end where the processor's
+        chat template ends a turn.
+
+        Raises:
+            ConfigError: The processor was made for another model.
+        """
+        if processor.num_vision_tokens != self.config.num_vision_tokens:
+            raise ConfigError(
+                f"the processor expects {processor.num_vision_tokens} vision tokens per panorama, the model makes "
+                f"{self.config.num_vision_tokens}"
+            )
+        if processor.image_processor.to_dict() != self.config.image_processing:
+            raise ConfigError("the processor cuts panoramas differently from the model's image_processing")
+        if self.language_model.has_lora:
+            self.language_model.merge_lora()
+        self.generation_config = GenerationConfig(
+            do_sample=False,
+            bos_token_id=processor.tokenizer.bos_token_id,
+            eos_token_id=list(processor.text_formatter.stop_token_ids),
+            pad_token_id=processor.tokenizer.pad_token_id,
+        )
+        self.save_pretrained(directory)
+        processor.save_pretrained(directory)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """Write weights and configuration; ConfigError while LoRA adapters are not merged."""
+        if self.language_model.has_lora:
+            raise ConfigError("merge the LoRA adapters before saving the model (language_model.merge_lora, or export)")
+        super().save_pretrained(save_directory, **kwargs)
 
     def get_input_embeddings(self) -> torch.nn.Module:
         """Return the language model's token embeddings."""
@@ -215,3 +324,6 @@ class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # tr
             input_ids, is_first_iteration=is_first_iteration, **kwargs
         )
         return inputs
+
+
+register_loaded_classes()

@@ -1,0 +1,1 @@
+"""What turns panoramas and text into model input."""
