@@ -315,13 +315,20 @@ class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # tr
         return F.cross_entropy(logits.flatten(0, 1).float(), targets[:, positions].flatten(), ignore_index=-100)
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, is_first_iteration: bool | None = False, **kwargs: Any
+        self,
+        input_ids: Tensor,
+        is_first_iteration: bool | None = False,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """Return the inputs of one generation step; panoramas go in with the prompt only."""
+        """Return the inputs of one generation step; panoramas go in with the prompt only.
+
+        `inputs_embeds` must be named here: transformers lets `generate` take embedded prompts only where it is.
+        """
         if not is_first_iteration and kwargs.get("use_cache", True):
             kwargs.pop("vision_features", None)
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(
-            input_ids, is_first_iteration=is_first_iteration, **kwargs
+            input_ids, is_first_iteration=is_first_iteration, inputs_embeds=inputs_embeds, **kwargs
         )
         return inputs
 
