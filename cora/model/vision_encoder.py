@@ -144,6 +144,12 @@ class VisionBackbone(nn.Module):
         return size
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks, first to last."""
         blocks = self.model.get_submodule(self.family.blocks)

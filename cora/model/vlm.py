@@ -19,6 +19,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from cora._auto_classes import register_loaded_classes
 from cora.errors import CheckpointError, ConfigError
 from cora.model.configuration import PanoramaVLMConfig
+from cora.model.embedder import PanoramaEmbedder
 from cora.model.language_fusion import LanguageFusion
 from cora.model.language_model import LanguageModel
 from cora.model.projectors import PanoramaProjector
@@ -40,7 +41,7 @@ def _reads_checkpoint(name: str | Path) -> Iterator[None]:
         raise CheckpointError(f"cannot load a checkpoint from {name}: {error}") from error
 
 
-class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped here
+class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # transformers is untyped here
     """Vision backbone, resampler, projector and language model, joined at the placeholder token.
 
     Args:
@@ -215,25 +216,6 @@ class PanoramaVLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]  # tr
         """Return the language model's output layer."""
         module: torch.nn.Module = self.language_model.model.get_output_embeddings()
         return module
-
-    def encode_views(self, pixel_values: Tensor) -> Tensor:
-        """Return patch tokens float[B, V, S, D] for normalised views float[B, V, 3, height, width]."""
-        if pixel_values.ndim != 5:
-            raise ValueError(f"pixel_values must be float[B, V, 3, height, width], got {tuple(pixel_values.shape)}")
-        batch, num_views = pixel_values.shape[:2]
-        dtype = self.vision.model.dtype
-        return self.vision(pixel_values.flatten(0, 1).to(dtype)).unflatten(0, (batch, num_views))
-
-    def embed_features(self, features: Tensor) -> Tensor:
-        """Return vision tokens float[B, T, D] in the language model's width for patch tokens float[B, V, S, D]."""
-        batch, num_views = features.shape[:2]
-        latents = self.resampler(features.flatten(0, 1)).unflatten(0, (batch, num_views))
-        vision_tokens: Tensor = self.projector(latents)
-        return vision_tokens
-
-    def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
-        """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""
-        return self.embed_features(self.encode_views(pixel_values))
 
     def _embed_inputs(
         self, input_ids: Tensor, pixel_values: Tensor | None, vision_features: Tensor | None, *, is_continuation: bool

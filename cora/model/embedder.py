@@ -1,0 +1,40 @@
+"""PanoramaEmbedder: from views to vision tokens, shared by the transformers model and the vLLM plug-in.
+
+Shapes: B panoramas, V views, S patch tokens per view, T vision tokens, D widths.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from cora.model.projectors import PanoramaProjector
+from cora.model.resampler.module import ResamplerModule
+from cora.model.vision_encoder import VisionBackbone
+
+__all__ = ["PanoramaEmbedder"]
+
+
+class PanoramaEmbedder:
+    """The methods of a module whose children are ``vision``, ``resampler`` and ``projector``."""
+
+    vision: VisionBackbone
+    resampler: ResamplerModule
+    projector: PanoramaProjector
+
+    def encode_views(self, pixel_values: Tensor) -> Tensor:
+        """Return patch tokens float[B, V, S, D] for normalised views float[B, V, 3, height, width]."""
+        if pixel_values.ndim != 5:
+            raise ValueError(f"pixel_values must be float[B, V, 3, height, width], got {tuple(pixel_values.shape)}")
+        views = pixel_values.flatten(0, 1).to(self.vision.dtype)
+        features: Tensor = self.vision(views).unflatten(0, pixel_values.shape[:2])
+        return features
+
+    def embed_features(self, features: Tensor) -> Tensor:
+        """Return vision tokens float[B, T, D] in the language model's width for patch tokens float[B, V, S, D]."""
+        latents = self.resampler(features.flatten(0, 1)).unflatten(0, features.shape[:2])
+        vision_tokens: Tensor = self.projector(latents)
+        return vision_tokens
+
+    def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
+        """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""
+        return self.embed_features(self.encode_views(pixel_values))
