@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
 import click
 
-from cora.errors import CoraError
+from cora.errors import CoraError, did_you_mean
 
 
 class ReportedError(click.ClickException):
@@ -106,27 +106,13 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command that was asked for; an unknown one is reported as one line."""
+        name = args[0]
+        if not name.startswith("-") and name not in self.list_commands(ctx):
+            raise ReportedError(
+                f"no command '{name}'{did_you_mean(name, self.list_commands(ctx))} (see '{ctx.command_path} --help')"
+            )
         with _usage_errors_in_one_line():
             return super().resolve_command(ctx, args)
-
-
-def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add ``--config``, repeated ``--set KEY=VALUE`` (parameter `overrides`) and ``--strict`` to a command."""
-    for option in reversed(
-        (
-            click.option("--config", metavar="YAML", help="Configuration file.", required=True),
-            click.option(
-                "--set",
-                "overrides",
-                metavar="KEY=VALUE",
-                multiple=True,
-                help="Replace a key of the configuration, such as training.seed=7; repeatable.",
-            ),
-            click.option("--strict", is_flag=True, help="Refuse configuration keys that are unknown."),
-        )
-    ):
-        function = option(function)
-    return function
 
 
 def _debug_option() -> click.Option:
