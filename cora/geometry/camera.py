@@ -19,15 +19,14 @@ __all__ = ["check_view", "content_box", "content_mask", "project_to_view", "rays
 
 def check_view(spec: ViewSpec) -> None:
     """Raise GeometryError when the angles of `spec` describe nothing that can be rendered."""
-    largest_h, largest_v = (180.0, 180.0) if spec.projection == "perspective" else (360.0, 180.0)
-    open_end = spec.projection == "perspective"
-    for name, value, largest in (("hfov_deg", spec.hfov_deg, largest_h), ("vfov_deg", spec.vfov_deg, largest_v)):
-        too_large = value >= largest if open_end else value > largest + 1e-9
-        if not value > 0 or too_large:
-            bound = "below" if open_end else "at most"
-            raise GeometryError(
-                f"view {spec.index}: {name} of a {spec.projection} view is above 0 and {bound} {largest:g}, got {value:g}"
-            )
+    flat = spec.projection == "perspective"
+    for name, value, largest in (
+        ("hfov_deg", spec.hfov_deg, 180.0 if flat else 360.0),
+        ("vfov_deg", spec.vfov_deg, 180.0),
+    ):
+        if not 0.0 < value <= largest or (flat and value == largest):
+            bound = f"above 0 and {'below' if flat else 'at most'} {largest:g}"
+            raise GeometryError(f"view {spec.index}: {name} of a {spec.projection} view is {bound}, got {value:g}")
     if not -90.0 <= spec.pitch_deg <= 90.0:
         raise GeometryError(f"view {spec.index}: pitch_deg is in [-90, 90], got {spec.pitch_deg:g}")
     if spec.projection == "equirectangular" and spec.roll_deg != 0.0:
@@ -111,8 +110,8 @@ def rays_at(spec: ViewSpec, x: Tensor, y: Tensor, height: int, width: int) -> Te
     plane_x = 2 * across * math.tan(hfov_rad / 2)
     plane_y = -2 * down * math.tan(vfov_rad / 2)
     rays = torch.stack([plane_x, plane_y, torch.ones_like(plane_x)], dim=-1)
-    rays = rays / rays.norm(dim=-1, keepdim=True)
-    return rays @ rotation_matrix(yaw_rad, pitch_rad, math.radians(spec.roll_deg)).T
+    rays = rays / torch.linalg.vector_norm(rays, dim=-1, keepdim=True)
+    return torch.matmul(rays, rotation_matrix(yaw_rad, pitch_rad, math.radians(spec.roll_deg)).T)
 
 
 def project_to_view(rays: Tensor, spec: ViewSpec, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +138,7 @@ def project_to_view(rays: Tensor, spec: ViewSpec, height: int, width: int) -> tu
         down = (pitch_rad - lat) / vfov_rad
         in_front = torch.ones_like(lon, dtype=torch.bool)
     else:
-        local = rays @ rotation_matrix(yaw_rad, pitch_rad, math.radians(spec.roll_deg))
+        local = torch.matmul(rays, rotation_matrix(yaw_rad, pitch_rad, math.radians(spec.roll_deg)))
         in_front = local[..., 2] > 1e-9
         depth = torch.where(in_front, local[..., 2], torch.ones_like(local[..., 2]))
         across = local[..., 0] / depth / (2 * math.tan(hfov_rad / 2))

@@ -19,7 +19,8 @@ __all__ = ["even_ring", "kept_height_deg", "pitch_rows", "renumber", "ring_size"
 def ring_size(hfov_deg: float, overlap_ratio: float) -> int:
     """Return how many views of width `hfov_deg` close the circle with at least the overlap asked for.
 
-    Convention: ceil(360 / (hfov * (1 - overlap))); 90 degrees at overlap 0.5 gives 8, at 0 gives 4, 45 at 0.25 gives 11.
+    Convention: ceil(360 / (hfov * (1 - overlap))). 90 degrees give 8 views at overlap 0.5 and 4 at 0; 45 degrees give
+    11 at 0.25.
 
     Raises:
         GeometryError: The field of view is not in (0, 360] or the overlap not in [0, 1).

@@ -53,14 +53,14 @@ def level_of_detail(spec: ViewSpec, height: int, width: int, *, panorama_height:
     return 0.5 * torch.log2(steradians.clamp(min=1e-30) * pixels_per_steradian)
 
 
-def bilinear_taps(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def bilinear_taps(x: Tensor, y: Tensor, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
     """Return the four texels around panorama positions and their bilinear weights.
 
     Args:
         x: Columns, float[...]; any value, wraps.
         y: Rows, float[...] in [-0.5, height + 0.5].
-        height: Rows of the panorama.
-        width: Columns of the panorama.
+        height: Rows of the panorama, or int64[...] with those of each position's own panorama.
+        width: Columns of the panorama, or int64[...].
 
     Returns:
         indices int64[..., 4] into the row-major panorama and weights [..., 4] of x's dtype, which sum to 1.
@@ -70,16 +70,17 @@ def bilinear_taps(x: Tensor, y: Tensor, height: int, width: int) -> tuple[Tensor
     """
     left, top = torch.floor(x - 0.5), torch.floor(y - 0.5)
     fraction_x, fraction_y = x - 0.5 - left, y - 0.5 - top
-    columns = torch.stack([left, left + 1], dim=-1).long()
-    rows = torch.stack([top, top + 1], dim=-1).long()
-    over_pole = (rows < 0) | (rows >= height)
-    rows = torch.where(rows < 0, -1 - rows, torch.where(rows >= height, 2 * height - 1 - rows, rows))
-    columns = columns[..., None, :] + over_pole[..., :, None] * (width // 2)
-    indices = rows[..., :, None] * width + torch.remainder(columns, width)
-    weights_x = torch.stack([1 - fraction_x, fraction_x], dim=-1)
-    weights_y = torch.stack([1 - fraction_y, fraction_y], dim=-1)
-    weights = weights_y[..., :, None] * weights_x[..., None, :]
-    return indices.flatten(-2), weights.flatten(-2)
+    indices, weights = [], []
+    for row_step in (0, 1):
+        row = top.long() + row_step
+        over_pole = (row < 0) | (row >= height)
+        row = torch.where(row < 0, -1 - row, torch.where(row >= height, 2 * height - 1 - row, row))
+        weight_y = fraction_y if row_step else 1 - fraction_y
+        for column_step in (0, 1):
+            column = torch.remainder(left.long() + column_step + over_pole * (width // 2), width)
+            indices.append(row * width + column)
+            weights.append(weight_y * (fraction_x if column_step else 1 - fraction_x))
+    return torch.stack(indices, dim=-1), torch.stack(weights, dim=-1)
 
 
 def sample_bilinear(panorama: Tensor, x: Tensor, y: Tensor) -> Tensor:

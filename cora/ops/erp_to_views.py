@@ -9,7 +9,6 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from types import ModuleType
 from typing import Literal, get_args
 
 import torch
@@ -17,14 +16,15 @@ from torch import Tensor
 
 from cora.errors import GeometryError, KernelUnavailable
 from cora.geometry.camera import check_view, content_box
+from cora.ops.extension import extension_problem, has_kernel
 from cora.ops.reference import erp_to_views as reference
-from cora.ops.view_plan import gather_grid, is_separable, num_levels, separable_filter
+from cora.ops.view_plan import SamplingGrid, SeparableFilter, is_separable, sampling_grid, separable_filter
 from cora.types import ViewSpec
 
 __all__ = ["IMPL_VARIABLE", "Implementation", "available_implementations", "erp_to_views"]
 
 Implementation = Literal["auto", "reference", "cpp", "cuda"]
-Sampler = Callable[[Sequence[Tensor], Tensor], Tensor]
+Sampler = Callable[[Sequence[Tensor], SamplingGrid, Sequence[float]], Tensor]
 
 IMPL_VARIABLE = "CORA_OP_IMPL"
 
@@ -63,12 +63,11 @@ def erp_to_views(
         KernelUnavailable: The implementation asked for is not there.
     """
     _check(panorama, views, size, mean, std)
-    sampler = _sampler(impl, panorama.device.type)
+    sampler = _choose_sampler(impl, panorama.device.type)
     batch = panorama if panorama.dim() == 4 else panorama[None]
-    scale = 1 / (255 * torch.tensor(std, dtype=torch.float32, device=panorama.device)).view(3, 1, 1)
-    shift = (torch.tensor(mean, dtype=torch.float32) / torch.tensor(std, dtype=torch.float32)).view(3, 1, 1)
+    means, stds = torch.tensor([mean, std], dtype=torch.float32, device=panorama.device).view(2, 3, 1, 1)
     pictures = torch.stack([_render(each, views, size, antialias, sampler) for each in batch])
-    result = pictures.mul_(scale).sub_(shift.to(panorama.device)).to(dtype)
+    result = pictures.mul_(1 / (255 * stds)).sub_(means / stds).to(dtype)
     return result if panorama.dim() == 4 else result[0]
 
 
@@ -77,31 +76,28 @@ def _render(
 ) -> Tensor:
     """Return the views float32[V, 3, h, w] of one panorama uint8[H, W, 3], in 0 .. 255."""
     panorama_height, panorama_width, _ = panorama.shape
+    panorama_size = {"panorama_height": panorama_height, "panorama_width": panorama_width}
     boxes = [content_box(view, *size) for view in views]
-    filters = {
-        number: separable_filter(view, boxes[number][2], boxes[number][3], panorama_height, panorama_width)
-        for number, view in enumerate(views)
-        if is_separable(view, antialias)
-    }
-    grids = {
-        number: gather_grid(view, boxes[number][2], boxes[number][3])
-        for number, view in enumerate(views)
-        if number not in filters
-    }
-    count = 1 + max((plan.level for plan in filters.values()), default=0)
-    if antialias:
-        count = max([count, *(num_levels(level, panorama_height, panorama_width) for _, level in grids.values())])
-    levels = reference.build_pyramid(panorama, count)
+    filters: dict[int, SeparableFilter] = {}
+    grids: dict[SamplingGrid, list[int]] = {}
+    for number, view in enumerate(views):
+        picture_size = boxes[number][2:]
+        if is_separable(view, antialias):
+            filters[number] = separable_filter(view, *picture_size, **panorama_size)
+        else:
+            # Views that differ by a turn only share a grid and go through the sampler in one call.
+            grid = sampling_grid(view, *picture_size, **panorama_size, antialias=antialias)
+            grids.setdefault(grid, []).append(number)
+    counts = [1 + plan.level for plan in filters.values()]
+    counts += [grid.num_levels(panorama_height, panorama_width) if antialias else 1 for grid in grids]
+    levels = reference.build_pyramid(panorama, max(counts))
     pictures = torch.zeros(len(views), 3, *size, dtype=torch.float32, device=panorama.device)
     for number, plan in filters.items():
         _paste(pictures[number], reference.filter_separable(levels, plan), boxes[number])
-    # Views of one picture size go through the sampler together: it is then called once, not once a view.
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for number, (grid, _) in grids.items():
-        by_shape.setdefault(tuple(grid.shape), []).append(number)
-    for numbers in by_shape.values():
-        grid = torch.stack([grids[number][0] for number in numbers]).to(panorama.device)
-        for number, picture in zip(numbers, sampler(levels if antialias else levels[:1], grid), strict=True):
+    for grid, numbers in grids.items():
+        turns = [views[number].yaw_deg / 360 for number in numbers]
+        sampled = sampler(levels if antialias else levels[:1], grid, turns)
+        for number, picture in zip(numbers, sampled, strict=True):
             _paste(pictures[number], picture, boxes[number])
     return pictures
 
@@ -130,56 +126,39 @@ def _check(
         check_view(view)
 
 
-@lru_cache(maxsize=1)
-def _extension() -> ModuleType | None:
-    """Return the compiled extension, or None when this installation was made without it."""
-    try:
-        from cora import _C
-    except ImportError:
-        return None
-    return _C
-
-
 def available_implementations(device_type: str = "cpu") -> list[str]:
     """Return the implementations usable for panoramas on a kind of device, the fastest first."""
-    names = ["reference"]
-    if _extension() is not None:
-        compiled = "cuda" if device_type == "cuda" else "cpp"
-        key = "CUDA" if device_type == "cuda" else "CPU"
-        if device_type in ("cpu", "cuda") and torch._C._dispatch_has_kernel_for_dispatch_key(
-            "cora::sample_pyramid", key
-        ):
-            names.insert(0, compiled)
-    return names
+    compiled = "cuda" if device_type == "cuda" else "cpp"
+    return [compiled, "reference"] if has_kernel("sample_pyramid", device_type) else ["reference"]
 
 
-def _sampler(impl: str, device_type: str) -> Sampler:
+def _choose_sampler(impl: str, device_type: str) -> Sampler:
     known = get_args(Implementation)
-    if impl not in known:
-        raise KernelUnavailable(f"erp_to_views has no implementation '{impl}'; known: {', '.join(known)}")
-    requested = os.environ.get(IMPL_VARIABLE) or "auto" if impl == "auto" else impl
-    chosen, reason = _choose(requested, device_type)
-    _log_choice(device_type, chosen, reason)
-    if chosen == "reference":
-        return reference.sample_pyramid
-    return torch.ops.cora.sample_pyramid  # type: ignore[no-any-return]  # registered by cora._C
-
-
-@lru_cache(maxsize=32)
-def _choose(requested: str, device_type: str) -> tuple[str, str]:
+    requested = os.environ.get(IMPL_VARIABLE) or impl if impl == "auto" else impl
+    if requested not in known:
+        raise KernelUnavailable(f"erp_to_views has no implementation '{requested}'; known: {', '.join(known)}")
     available = available_implementations(device_type)
-    if requested == "auto":
-        reason = "the fastest one here" if available[0] != "reference" else "cora._C is not built for this device"
-        return available[0], reason
-    if requested not in available:
+    chosen = available[0] if requested == "auto" else requested
+    if chosen not in available:
         raise KernelUnavailable(
-            f"erp_to_views: implementation '{requested}' is not available for panoramas on {device_type} "
-            f"(available: {', '.join(available)}); build the extension with `pip install --no-build-isolation -e .`"
-            f"{' with a CUDA build of torch and nvcc' if requested == 'cuda' else ''}, or use impl='auto'"
+            f"erp_to_views: implementation '{chosen}' cannot take panoramas on {device_type}: "
+            f"{extension_problem() or f'it has no {chosen} kernel for them'}; available: {', '.join(available)}. "
+            "The kernels are built by `pip install --no-build-isolation .` in the source tree, those for CUDA where "
+            "torch has CUDA and nvcc is found"
         )
-    return requested, "asked for"
+    if requested == "auto":
+        _log_choice(device_type, chosen)
+    return reference.sample_pyramid if chosen == "reference" else _compiled_sampler
 
 
-@lru_cache(maxsize=32)
-def _log_choice(device_type: str, chosen: str, reason: str) -> None:
-    logger.info("erp_to_views on %s uses '%s': %s", device_type, chosen, reason)
+def _compiled_sampler(levels: Sequence[Tensor], grid: SamplingGrid, turns: Sequence[float]) -> Tensor:
+    positions = grid.positions.to(levels[0].device)
+    pictures: Tensor = torch.ops.cora.sample_pyramid(levels, positions, turns, grid.samples)
+    return pictures
+
+
+@lru_cache(maxsize=8)
+def _log_choice(device_type: str, chosen: str) -> None:
+    """Log what ``auto`` chose, once a process: the cache swallows repetitions."""
+    reason = "the fastest there is" if chosen != "reference" else extension_problem() or "no kernel for this device"
+    logger.info("erp_to_views on %s: implementation '%s' (%s)", device_type, chosen, reason)

@@ -1,7 +1,8 @@
 """What every implementation of `erp_to_views` shares: the views' sampling grids and filters, made once and kept.
 
 Gathered views (perspective ones, and all views without antialiasing) have a grid of positions in units of the panorama,
-so one grid serves panoramas of every size. Antialiased equirectangular views are separable: one filter per axis.
+so one grid serves panoramas of every size and all views of a ring, which differ by a turn only. Antialiased
+equirectangular views are separable: one filter per axis.
 """
 
 from __future__ import annotations
@@ -13,19 +14,42 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from cora.geometry.camera import content_box
 from cora.geometry.sampling import level_of_detail, panorama_coordinates
 from cora.types import ViewSpec
 
 __all__ = [
     "AxisFilter",
+    "SamplingGrid",
     "SeparableFilter",
     "gather_grid",
     "is_separable",
-    "num_levels",
+    "sampling_grid",
     "separable_filter",
     "triangle_filter",
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingGrid:
+    """Where a picture of h x w pixels samples the panorama; a value to share, equal only to itself.
+
+    Attributes:
+        positions: float32[h * samples, w * samples, 3]: x and y as fractions of the panorama's width and height for a
+            camera at yaw 0, and the level of detail of a sample in a panorama of one pixel; add log2(sqrt(H * W)) for
+            one of H x W pixels.
+        samples: Samples per pixel along each axis; a pixel is their mean.
+        largest_level: Largest value of the third channel.
+    """
+
+    positions: Tensor
+    samples: int
+    largest_level: float
+
+    def num_levels(self, panorama_height: int, panorama_width: int) -> int:
+        """Return how many pyramid levels the samples use."""
+        possible = math.floor(math.log2(min(panorama_height, panorama_width)))
+        largest = self.largest_level + level_of_panorama(panorama_height, panorama_width)
+        return 1 + min(possible, max(0, math.ceil(largest)))
 
 
 @dataclass(frozen=True)
@@ -51,41 +75,41 @@ class SeparableFilter:
     columns: AxisFilter
 
 
+def level_of_panorama(height: int, width: int) -> float:
+    """Return the level of detail at which a panorama is one pixel: log2(sqrt(height * width))."""
+    return 0.5 * math.log2(height * width)
+
+
 def is_separable(view: ViewSpec, antialias: bool) -> bool:
     """Return whether the view is made by axis filters rather than gathered pixel by pixel."""
     return antialias and view.projection == "equirectangular"
 
 
-@lru_cache(maxsize=128)
-def gather_grid(view: ViewSpec, height: int, width: int) -> tuple[Tensor, float]:
-    """Return the sampling grid of a view's picture, and the largest level of detail in it.
-
-    Args:
-        view: The view; a letterboxed one is treated as filling height x width.
-        height: Rows of the picture in pixels.
-        width: Columns of the picture in pixels.
-
-    Returns:
-        Grid float32[height, width, 3]: x and y as fractions of the panorama's width and height, and the level of detail
-        in a panorama of one pixel; add log2(sqrt(H * W)) for one of H x W pixels. The second item is the largest value
-        of the third channel.
-    """
-    filling = replace(view, letterbox=False)
-    x, y = panorama_coordinates(filling, height, width, panorama_height=1, panorama_width=1)
-    level = level_of_detail(filling, height, width, panorama_height=1, panorama_width=1)
-    return torch.stack([x, y, level], dim=-1).float(), float(level.max())
+def sampling_grid(
+    view: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int, antialias: bool
+) -> SamplingGrid:
+    """Return the grid of a view's picture of height x width pixels (a letterboxed view's content), whatever its yaw."""
+    shape = replace(view, index=0, yaw_deg=0.0, ring=None, letterbox=False, is_global=False)
+    if not antialias:
+        return gather_grid(shape, height, width, samples=1)
+    fine = gather_grid(shape, height, width, samples=2)
+    if fine.largest_level + 1 + level_of_panorama(panorama_height, panorama_width) > 0:
+        return fine
+    # Every pixel sees less than one panorama pixel: there is nothing to average.
+    return gather_grid(shape, height, width, samples=1)
 
 
-def num_levels(largest_level: float, panorama_height: int, panorama_width: int) -> int:
-    """Return how many pyramid levels the samples need, from the second result of `gather_grid`."""
-    largest = largest_level + 0.5 * math.log2(panorama_height * panorama_width)
-    possible = int(math.log2(min(panorama_height, panorama_width)))
-    return 1 + min(possible, max(0, math.ceil(largest)))
+@lru_cache(maxsize=32)
+def gather_grid(view: ViewSpec, height: int, width: int, *, samples: int) -> SamplingGrid:
+    """Return the sampling grid of a view that fills height x width pixels, with `samples` squared samples a pixel."""
+    x, y = panorama_coordinates(view, height * samples, width * samples, panorama_height=1, panorama_width=1)
+    level = level_of_detail(view, height * samples, width * samples, panorama_height=1, panorama_width=1)
+    return SamplingGrid(torch.stack([x, y, level], dim=-1).float(), samples, float(level.max()))
 
 
 @lru_cache(maxsize=64)
 def separable_filter(
-    view: ViewSpec, height: int, width: int, panorama_height: int, panorama_width: int
+    view: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int
 ) -> SeparableFilter:
     """Return the filters that make an antialiased equirectangular view fill height x width pixels."""
     ratio_x = view.hfov_deg / 360 * panorama_width / width

@@ -121,7 +121,7 @@ class PanoramaImageProcessor:
         """
         if return_tensors != "pt":
             raise ConfigError(f"return_tensors is 'pt', got {return_tensors!r}")
-        sources = list(images) if isinstance(images, (list, tuple)) else [images]
+        sources: list[PanoramaSource] = list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]  # bytes, str and arrays are sequences too
         if not sources:
             raise ConfigError("the list of images is empty")
         return {"pixel_values": torch.stack([self.crop(self.load(source)) for source in sources])}

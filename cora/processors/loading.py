@@ -173,7 +173,7 @@ def _from_image(image: Image.Image, label: str) -> npt.NDArray[np.uint8]:
 
 def _from_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[np.uint8]:
     """Return an array or tensor of any accepted shape and type as uint8[H, W, 3]."""
-    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
+    array: npt.NDArray[Any] = source.detach().cpu().numpy() if isinstance(source, Tensor) else source
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
@@ -191,9 +191,9 @@ def _from_array(source: npt.NDArray[Any] | Tensor, label: str) -> npt.NDArray[np
 
 def _to_8_bit(array: npt.NDArray[Any], label: str) -> npt.NDArray[np.uint8]:
     if array.dtype == np.uint8:
-        return array
+        return array.astype(np.uint8, copy=False)
     if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
+        return np.where(array, np.uint8(255), np.uint8(0))
     low, high = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
         return np.rint(array * 255).astype(np.uint8)

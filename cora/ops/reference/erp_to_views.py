@@ -1,20 +1,25 @@
 """Views of a panorama in plain torch: the meaning of `cora.ops.erp_to_views`.
 
-Shapes: B panoramas, H x W panorama pixels, V views, h x w view pixels, C colours. Values stay in 0 .. 255 here.
+Shapes: H x W panorama pixels, V views, h x w view pixels, s samples per view pixel and axis, C colours. Values stay in
+0 .. 255 here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from cora.geometry.sampling import bilinear_taps
-from cora.ops.view_plan import AxisFilter, SeparableFilter
+from cora.ops.view_plan import AxisFilter, SamplingGrid, SeparableFilter, level_of_panorama
 
 __all__ = ["build_pyramid", "filter_separable", "sample_pyramid"]
+
+# Taps of pictures up to this many samples are kept between calls; larger ones would fill the memory.
+KEPT_SAMPLES = 2**15
 
 
 def build_pyramid(panorama_HWC: Tensor, count: int) -> list[Tensor]:
@@ -28,49 +33,72 @@ def build_pyramid(panorama_HWC: Tensor, count: int) -> list[Tensor]:
 def _halve(picture: Tensor, dim: int) -> Tensor:
     """Return the exact area average to floor(n / 2) elements along `dim`."""
     n = picture.shape[dim] // 2
-    even, odd = picture.narrow(dim, 0, 2 * n).unflatten(dim, (n, 2)).unbind(dim + 1)
+    first, second, third = (picture[(slice(None),) * dim + (slice(start, start + 2 * n, 2),)] for start in range(3))
     if picture.shape[dim] % 2 == 0:
-        return (even + odd) * 0.5
+        return torch.add(first, second).mul_(0.5)
     # Each of the n outputs covers 2 + 1/n inputs: a third one takes part, with weights that slide along the axis.
-    next_even = picture.narrow(dim, 1, 2 * n).unflatten(dim, (n, 2)).select(dim + 1, 1)
     position = torch.arange(n, dtype=picture.dtype, device=picture.device).view(-1, *[1] * (picture.dim() - dim - 1))
-    return (even * (n - position) + odd * n + next_even * (position + 1)) / (2 * n + 1)
+    return torch.div(first * (n - position) + second * n + third * (position + 1), 2 * n + 1)
 
 
-def sample_pyramid(levels: Sequence[Tensor], grid_Vhw3: Tensor) -> Tensor:
-    """Return the pyramid sampled at a grid, trilinearly: bilinear in the two nearest levels, linear between them.
+def sample_pyramid(levels: Sequence[Tensor], grid: SamplingGrid, turns: Sequence[float]) -> Tensor:
+    """Return pictures of the same shape at several yaws: each pixel the mean of s x s trilinear samples.
+
+    A trilinear sample is bilinear in the two levels nearest to its level of detail, and linear between them.
 
     Args:
         levels: float32[H_k, W_k, C] each, from `build_pyramid`; a single one gives plain bilinear sampling.
-        grid_Vhw3: float32[V, h, w, 3] from `gather_grid`.
+        grid: Sampling positions of a camera at yaw 0.
+        turns: The cameras' yaws, in full turns to the right.
 
     Returns:
-        float32[V, C, h, w].
+        float32[V, C, h, w], one picture for each turn.
     """
-    height, width, channels = levels[0].shape
-    x, y, level = grid_Vhw3.reshape(-1, 3).unbind(-1)
-    level = (level + 0.5 * math.log2(height * width)).clamp(0, len(levels) - 1)
-    sampled = levels[0].new_zeros(len(level), channels)
-    for number, texels in enumerate(levels):
-        share = 1 - (level - number).abs()
-        used = torch.nonzero(share > 0).squeeze(1)
-        rows, columns, _ = texels.shape
-        indices, weights = bilinear_taps(x[used] * columns, y[used] * rows, rows, columns)
-        weights = weights * share[used, None]
-        flat = texels.reshape(-1, channels)
-        sampled[used] += torch.nn.functional.embedding_bag(indices, flat, mode="sum", per_sample_weights=weights)
-    views, view_height, view_width, _ = grid_Vhw3.shape
-    return sampled.view(views, view_height, view_width, channels).permute(0, 3, 1, 2).contiguous()
+    texels = torch.cat([level.flatten(0, 1) for level in levels])
+    sizes = tuple((int(level.shape[0]), int(level.shape[1])) for level in levels)
+    height, width = (side // grid.samples for side in grid.positions.shape[:2])
+    pictures = []
+    for turn in turns:
+        kept = grid.positions.numel() <= 3 * KEPT_SAMPLES
+        indices, weights = (_kept_taps if kept else _taps)(grid, turn, sizes, texels.device)
+        pixels = embedding_bag(indices, texels, mode="sum", per_sample_weights=weights)
+        pictures.append(pixels.view(height, width, -1).permute(2, 0, 1))
+    return torch.stack(pictures)
+
+
+def _taps(
+    grid: SamplingGrid, turn: float, sizes: tuple[tuple[int, int], ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return the texels of each pixel, int32[h * w, 8 * s * s] into the concatenated levels, and their weights."""
+    s = grid.samples
+    rows, columns, _ = grid.positions.shape
+    positions = grid.positions.to(device).view(rows // s, s, columns // s, s, 3).transpose(1, 2).reshape(-1, s * s, 3)
+    x, y, level = positions.double().unbind(-1)
+    level = (level + level_of_panorama(*sizes[0])).clamp(0, len(sizes) - 1)
+    finer = level.floor().long()
+    share = level - finer
+    size_table = torch.tensor(sizes, device=device)
+    first_texel = torch.tensor([0, *(height * width for height, width in sizes)], device=device).cumsum(0)
+    indices, weights = [], []
+    for number, portion in ((finer, 1 - share), ((finer + 1).clamp(max=len(sizes) - 1), share)):
+        heights, widths = size_table[number].unbind(-1)
+        taps, tap_weights = bilinear_taps((x + turn) * widths, y * heights, heights, widths)
+        indices.append(taps + first_texel[number][..., None])
+        weights.append(tap_weights * portion[..., None] / (s * s))
+    return torch.cat(indices, dim=-1).flatten(1).int(), torch.cat(weights, dim=-1).flatten(1).float()
+
+
+_kept_taps = lru_cache(maxsize=32)(_taps)
 
 
 def filter_separable(levels: Sequence[Tensor], plan: SeparableFilter) -> Tensor:
     """Return an equirectangular picture float32[C, h, w], filtered along rows and columns."""
     level = levels[plan.level]
     rows = _continued_rows(level, plan.rows)
-    by_rows = (plan.rows.weights.to(level.device) @ rows.flatten(1)).unflatten(1, rows.shape[1:])
     columns = torch.remainder(plan.columns.indices, level.shape[1]).to(level.device)
+    by_rows = torch.matmul(plan.rows.weights.to(level.device), rows.flatten(1)).view(-1, *rows.shape[1:])
     by_columns = by_rows.index_select(1, columns).permute(2, 0, 1)
-    return by_columns @ plan.columns.weights.to(level.device).T
+    return torch.matmul(by_columns, plan.columns.weights.to(level.device).T)
 
 
 def _continued_rows(level: Tensor, rows: AxisFilter) -> Tensor:
@@ -79,5 +107,6 @@ def _continued_rows(level: Tensor, rows: AxisFilter) -> Tensor:
     indices = torch.remainder(rows.indices, 2 * height).to(level.device)
     turned = indices >= height
     source = level.index_select(0, torch.where(turned, 2 * height - 1 - indices, indices))
-    # Sampling column c + W // 2, as `bilinear_taps` does.
-    return torch.where(turned[:, None, None], source.roll(-(width // 2), dims=1), source)
+    # The same column c + W // 2 as in `bilinear_taps`.
+    source[turned] = source[turned].roll(-(width // 2), dims=1)
+    return source

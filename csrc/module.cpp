@@ -1,0 +1,21 @@
+// The Python module cora._C: importing it registers the operations; it has no content of its own.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(cora, library) {
+  library.def("sample_pyramid(Tensor[] levels, Tensor positions, float[] turns, int samples) -> Tensor");
+}
+
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT,
+      "_C",
+      "Compiled operations of CORA, registered as torch.ops.cora.",
+      -1,
+      nullptr,
+      nullptr,
+      nullptr,
+      nullptr,
+      nullptr};
+  return PyModule_Create(&definition);
+}
