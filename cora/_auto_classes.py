@@ -1,7 +1,7 @@
 """Makes the Auto classes of transformers know CORA, without importing transformers until somebody else does.
 
-Importing `cora` must stay light, and yet ``AutoConfig.from_pretrained(an_export)`` must work after it. So a finder waits
-for the three modules that hold the Auto classes, and registers our classes once such a module has run.
+Importing `cora` must stay light, and yet ``AutoConfig.from_pretrained(an_export)`` must work after it. So a finder
+waits for the three modules that hold the Auto classes, and registers our classes once such a module has run.
 """
 
 from __future__ import annotations

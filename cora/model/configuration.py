@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import field
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import AutoConfig, PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -47,14 +48,14 @@ class PanoramaVLMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers
     """
 
     model_type = "cora"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
-    vision_config: dict[str, Any] | PretrainedConfig | None = None
-    text_config: dict[str, Any] | PretrainedConfig | None = None
-    image_processing: dict[str, Any] | None = None
-    resampler: dict[str, Any] | None = None
+    vision_config: Any = None
+    text_config: Any = None
+    image_processing: dict[str, Any] = field(default_factory=dict)
+    resampler: dict[str, Any] = field(default_factory=lambda: {"type": "bimamba"})
     latent_dim: int = 768
-    projector: dict[str, Any] | None = None
+    projector: dict[str, Any] = field(default_factory=dict)
     image_token_id: int | None = None
     tie_word_embeddings: bool = False
 
@@ -62,16 +63,13 @@ class PanoramaVLMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers
         """Fill in defaults and refuse unknown projector options."""
         self.vision_config = _nested(self.vision_config, "vision_config")
         self.text_config = _nested(self.text_config, "text_config")
-        self.image_processing = dict(self.image_processing or {})
-        self.resampler = dict(self.resampler or {"type": "bimamba"})
-        given = dict(self.projector or {})
-        for name in given:
+        for name in self.projector:
             if name not in PROJECTOR_DEFAULTS:
                 raise ConfigError(
                     f"projector has no option '{name}'{did_you_mean(name, PROJECTOR_DEFAULTS)}; "
                     f"known: {', '.join(PROJECTOR_DEFAULTS)}"
                 )
-        self.projector = {**PROJECTOR_DEFAULTS, **given}
+        self.projector = {**PROJECTOR_DEFAULTS, **self.projector}
         if self.text_config is not None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         super().__post_init__(**kwargs)
@@ -130,7 +128,7 @@ def _token_layout(
             tokens_per_view=module.output_tokens(grid_hw),
             view_size=covered,
             stitching=stitching,
-            resampler_type=module.type,
+            resampler_type=module.kind,
         )
 
 

@@ -49,7 +49,7 @@ class LanguageFusion(nn.Module):
         if len(uneven):
             row = int(uneven[0])
             raise ValueError(
-                f"row {row} has {int(per_row[row])} placeholders, which is no multiple of the {num_tokens} vision tokens "
-                "of a panorama"
+                f"row {row} has {int(per_row[row])} placeholders, no multiple of the {num_tokens} vision tokens of a "
+                "panorama"
             )
         return embeddings.masked_scatter(mask[..., None], vision_tokens.to(embeddings.dtype))

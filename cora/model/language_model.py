@@ -77,9 +77,9 @@ class LanguageModel(nn.Module):
         return size
 
     @property
-    def embeddings(self) -> nn.Module:
+    def embeddings(self) -> nn.Embedding:
         """The input embedding module."""
-        module: nn.Module = self.model.get_input_embeddings()
+        module: nn.Embedding = self.model.get_input_embeddings()
         return module
 
     @property
@@ -96,10 +96,11 @@ class LanguageModel(nn.Module):
         if num_tokens <= num_rows:
             return
         self.model.resize_token_embeddings(num_tokens, mean_resizing=False)
-        modules = {id(module): module for module in (self.embeddings, self.model.get_output_embeddings()) if module}
+        output = self.model.get_output_embeddings()
+        tables = [self.embeddings.weight] + ([] if output is None else [output.weight])
         with torch.no_grad():
-            for module in modules.values():
-                module.weight[num_rows:] = module.weight[:num_rows].mean(dim=0)
+            for table in tables:
+                table[num_rows:] = table[:num_rows].mean(dim=0)
 
     def add_lora(
         self,

@@ -5,12 +5,15 @@ Shapes: N views of a batch, S patch tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from cora.errors import CheckpointError, ConfigError
 
@@ -40,7 +43,8 @@ class VisionFamily:
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 VISION_FAMILIES: dict[str, VisionFamily] = {
     "siglip_vision_model": VisionFamily(False, "encoder.layers", overrides=(("vision_use_head", False),)),
@@ -52,10 +56,20 @@ VISION_FAMILIES: dict[str, VisionFamily] = {
         std=(0.26862954, 0.26130258, 0.27577711),
     ),
     "dinov2": VisionFamily(
-        True, "encoder.layer", takes_interpolation=False, overrides=(("use_mask_token", False),), **IMAGENET
+        True,
+        "encoder.layer",
+        takes_interpolation=False,
+        overrides=(("use_mask_token", False),),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
     "dinov2_with_registers": VisionFamily(
-        True, "encoder.layer", unused=("embeddings.mask_token",), takes_interpolation=False, **IMAGENET
+        True,
+        "encoder.layer",
+        unused=("embeddings.mask_token",),
+        takes_interpolation=False,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
     ),
 }
 
@@ -70,7 +84,8 @@ def vision_tower_config(config: PretrainedConfig) -> PretrainedConfig:
     family = VISION_FAMILIES.get(tower.model_type)
     if family is None:
         raise ConfigError(
-            f"vision tower of type '{tower.model_type}' is not supported; supported: {', '.join(sorted(VISION_FAMILIES))}"
+            f"vision tower of type '{tower.model_type}' is not supported; "
+            f"supported: {', '.join(sorted(VISION_FAMILIES))}"
         )
     for name, value in family.overrides:
         setattr(tower, name, value)
@@ -87,6 +102,17 @@ def view_defaults(config: PretrainedConfig) -> dict[str, Any]:
         "image_mean": list(family.mean),
         "image_std": list(family.std),
     }
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep transformers from listing the weights of text tower and pooling head, which are left out on purpose."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 class VisionBackbone(nn.Module):
@@ -127,9 +153,10 @@ class VisionBackbone(nn.Module):
         """
         config = vision_tower_config(AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code))
         tower_class = AutoModel._model_mapping[type(config)]
-        model, report = tower_class.from_pretrained(
-            name, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
-        )
+        with _quiet_loading():
+            model, report = tower_class.from_pretrained(
+                name, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
+            )
         missing = sorted(report["missing_keys"])
         if missing:
             raise CheckpointError(

@@ -92,7 +92,7 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
         """Leave our own modules as their constructors made them; the towers initialise themselves."""
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Self:
+    def from_pretrained(cls, name: str | Path, *args: Any, **kwargs: Any) -> Any:
         """Return the model of a checkpoint directory or hub id; every weight must be there and none be left over.
 
         Raises:
@@ -139,21 +139,28 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
             ConfigError: A part is not supported or an option unknown.
             CheckpointError: A tower cannot be loaded.
         """
-        options = {"dtype": dtype, "attn_implementation": attn_implementation, "trust_remote_code": trust_remote_code}
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
+        }
         with _reads_checkpoint(vision_name):
             vision = VisionBackbone.from_pretrained(vision_name, **options)
         with _reads_checkpoint(language_model_name):
             language_model = LanguageModel.from_pretrained(language_model_name, **options)
             tokenizer = AutoTokenizer.from_pretrained(language_model_name, trust_remote_code=trust_remote_code)
+        for part in (vision.config, language_model.config):
+            # Where a tower lay on this machine says nothing to whoever loads the model elsewhere.
+            part.name_or_path = ""
         image_token_id = add_vision_token(tokenizer)
         language_model.make_room_for(len(tokenizer))
         config = PanoramaVLMConfig(
             vision_config=vision.config,
             text_config=language_model.config,
             image_processing={**view_defaults(vision.config), **(image_processing or {})},
-            resampler=dict(resampler) if resampler else None,
+            resampler=dict(resampler or {"type": "bimamba"}),
             latent_dim=latent_dim,
-            projector=dict(projector) if projector else None,
+            projector=dict(projector or {}),
             image_token_id=image_token_id,
         )
         model = cls(config, vision=vision, language_model=language_model)
@@ -224,12 +231,15 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
             raise ValueError("give pixel_values or vision_features, not both")
         embeddings = self.language_model.embed(input_ids)
         if pixel_values is not None:
-            return self.fusion(input_ids, embeddings, self.embed_panoramas(pixel_values))
-        if vision_features is not None:
-            return self.fusion(input_ids, embeddings, self.embed_features(vision_features))
-        if not is_continuation and (count := int(self.fusion.placeholders(input_ids).sum())):
-            raise ValueError(f"the text has {count} placeholders, but there is no panorama: give pixel_values")
-        return embeddings
+            vision_tokens = self.embed_panoramas(pixel_values)
+        elif vision_features is not None:
+            vision_tokens = self.embed_features(vision_features)
+        else:
+            if not is_continuation and (count := int(self.fusion.placeholders(input_ids).sum())):
+                raise ValueError(f"the text has {count} placeholders, but there is no panorama: give pixel_values")
+            return embeddings
+        fused: Tensor = self.fusion(input_ids, embeddings, vision_tokens)
+        return fused
 
     def forward(
         self,
@@ -256,6 +266,7 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
             past_key_values: Cache of earlier positions.
             inputs_embeds: Instead of `input_ids`: embeddings with the vision tokens in place, float[B, L, D].
             logits_to_keep: Number of last positions, or positions, to compute logits for; 0 is all.
+            **kwargs: Further arguments of the language model.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give input_ids or inputs_embeds, not both and not neither")

@@ -30,7 +30,7 @@ def selective_scan(
     delta_softplus: bool = False,
     impl: Implementation = "auto",
 ) -> Tensor:
-    """Return y float[B, D, L] of h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = C_t h_t + D u_t, gated by silu(z_t).
+    """Return y float[B, D, L]: h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t, y_t = (C_t h_t + D u_t) silu(z_t).
 
     Args:
         u: Input, float[B, D, L].

@@ -1,4 +1,4 @@
-"""vLLM plug-in: exports of CORA run in vLLM, which finds `register` through the entry point ``vllm.general_plugins``."""
+"""vLLM plug-in: vLLM finds `register` through the entry point ``vllm.general_plugins`` and can then run exports."""
 
 from __future__ import annotations
 

@@ -57,8 +57,10 @@ class PanoramaVLMForVLLM(PanoramaEmbedder, nn.Module, SupportsMultiModal, Suppor
         dtype = vllm_config.model_config.dtype
         # transformers would build the tower in the dtype it was saved in.
         config.vision_config.dtype = dtype
-        self.configure_mm_token_handling(vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id])
-        with self._mark_tower_model(vllm_config, "image"):
+        self.configure_mm_token_handling(  # type: ignore[operator]  # nn.Module hides it
+            vocab_size=config.text_config.vocab_size, mm_token_ids=[config.image_token_id]
+        )
+        with self._mark_tower_model(vllm_config, "image"):  # type: ignore[operator]
             self.vision = VisionBackbone(config.vision_config)
             self.resampler = ResamplerModule(
                 config.resampler, input_dim=self.vision.hidden_size, latent_dim=config.latent_dim
@@ -69,7 +71,7 @@ class PanoramaVLMForVLLM(PanoramaEmbedder, nn.Module, SupportsMultiModal, Suppor
                 output_dim=config.text_config.hidden_size,
                 positional_encoding=config.projector["positional_encoding"],
             )
-        with self._mark_language_model(vllm_config):
+        with self._mark_language_model(vllm_config):  # type: ignore[operator]
             self.language_model = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.text_config,

@@ -47,13 +47,13 @@ class ResamplerModule(nn.Module):
         settings = dict(options)
         if "type" not in settings:
             raise ConfigError(f"resampler.type is missing; choose one of {', '.join(RESAMPLERS.names())}")
-        self.type: str = settings.pop("type")
-        resampler_class = RESAMPLERS.get(self.type)
+        self.kind: str = settings.pop("type")
+        resampler_class = RESAMPLERS.get(self.kind)
         known = option_names(resampler_class)
         for name in settings:
             if name not in known:
                 raise ConfigError(
-                    f"resampler '{self.type}' has no option '{name}'{did_you_mean(name, known)}; "
+                    f"resampler '{self.kind}' has no option '{name}'{did_you_mean(name, known)}; "
                     f"known: {', '.join(known) or 'none'}"
                 )
         self.resampler = resampler_class(input_dim, latent_dim, **settings)

@@ -69,7 +69,8 @@ class PerceiverResampler(Resampler):
         super().__init__(input_dim, latent_dim)
         if num_latents < 1 or depth < 1:
             raise ConfigError(
-                f"resampler.num_latents and resampler.depth of 'perceiver' must be at least 1, got {num_latents} and {depth}"
+                "resampler.num_latents and resampler.depth of 'perceiver' must be at least 1, "
+                f"got {num_latents} and {depth}"
             )
         self.latents = nn.Parameter(torch.randn(num_latents, input_dim))
         self.attention = nn.ModuleList(PerceiverAttention(input_dim, num_heads, head_dim) for _ in range(depth))
