@@ -80,7 +80,7 @@ class VLLMBackend:
         try:
             from vllm import LLM
             from vllm.platforms import current_platform
-        except ImportError as error:
+        except Exception as error:  # a broken installation raises whatever its libraries do
             raise BackendUnavailable(f"back end vllm: vllm is installed but cannot be imported ({error})") from error
         is_cpu = bool(current_platform.is_cpu())
         _check_device(device, is_cpu=is_cpu)

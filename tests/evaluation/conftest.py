@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# For fake_generator, which is also a program that a test starts and kills.
+sys.path.insert(0, str(Path(__file__).parent))

