@@ -62,7 +62,7 @@ class Command(click.Command):
         from cora.cli.logs import configure_logging
 
         configure_logging(debug=debug)
-        with _errors_in_one_line(debug):
+        with _errors_in_one_line(debug), _usage_errors_in_one_line():
             return super().invoke(ctx)
 
 

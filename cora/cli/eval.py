@@ -1,0 +1,177 @@
+"""``cora-eval``: answers a test table with an export and scores the answers, or scores a predictions file.
+
+Exit codes beside those of every command: 3 when questions were left without an answer, 4 when a metric could not be
+computed; 3 wins. The files are complete in both cases.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cora.cli.errors import Command
+from cora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cora.evaluation.runner import EvaluationResult
+    from cora.inference.protocol import GenerationSettings
+
+logger = logging.getLogger(__name__)
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command("eval", cls=Command)
+@click.option("--checkpoint", metavar="DIR", type=_PATH, help="Export directory of the model to evaluate.")
+@click.option("--test-csv", metavar="CSV", type=_PATH, help="Questions: CSV, JSON lines or Parquet.")
+@click.option("--csv-input", metavar="CSV", type=_PATH, help="Score this predictions file; needs no model.")
+@click.option("--backend", default="auto", show_default=True, help="auto, vllm or transformers.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>.")
+@click.option(
+    "--output-dir", metavar="DIR", type=_PATH, help="Default: outputs/<model>-<table>. Resumes what is there."
+)
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Use the first N rows only.")
+@click.option("--image-root", metavar="DIR", type=_PATH, help="Folder of the images, when it is not the table's.")
+@click.option("--config", metavar="YAML", type=_PATH, help="Read its section `generation`; default: the run's own.")
+@click.option(
+    "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="generation.max_new_tokens=32; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a table.")
+@click.pass_context
+def main(
+    ctx: click.Context,
+    checkpoint: Path | None,
+    test_csv: Path | None,
+    csv_input: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Answer the questions of a table about its panoramas, and score the answers."""
+    from cora.evaluation.runner import score_file
+
+    if csv_input is not None:
+        ignored = [
+            f"--{name.replace('_', '-')}" for name in ("limit", "image_root", "config", "overrides") if options[name]
+        ]
+        if checkpoint is not None or test_csv is not None or ignored:
+            raise ConfigError(
+                f"--csv-input goes with --output-dir only, not with {', '.join(ignored) or 'a checkpoint'}"
+            )
+        result = score_file(csv_input, options["output_dir"] or Path("outputs") / f"{csv_input.stem}-scores")
+    elif checkpoint is None or test_csv is None:
+        raise ConfigError("give --checkpoint and --test-csv, or --csv-input (see 'cora-eval --help')")
+    else:
+        result = _evaluate(checkpoint, test_csv, **options)
+    code = _exit_code(result)
+    click.echo(json.dumps(_document(result, code)) if as_json else _table(result))
+    ctx.exit(code)
+
+
+def _evaluate(
+    checkpoint: Path,
+    test_csv: Path,
+    *,
+    backend: str,
+    device: str,
+    output_dir: Path | None,
+    limit: int | None,
+    image_root: Path | None,
+    config: Path | None,
+    overrides: tuple[str, ...],
+) -> EvaluationResult:
+    from cora.data.table import read_rows
+    from cora.evaluation.metrics import CORAEvaluator
+    from cora.evaluation.runner import evaluate
+    from cora.inference.generator import PanoramaGenerator
+
+    settings = _settings(checkpoint, config, overrides)
+    rows = read_rows(test_csv, image_root=image_root)[:limit]
+    evaluator = CORAEvaluator()
+    if (why := evaluator.why_unavailable()) is not None:
+        logger.warning("caption metrics will be null: %s", why)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
+    try:
+        return evaluate(
+            generator,
+            rows,
+            settings,
+            output_dir or Path("outputs") / f"{_model_name(checkpoint)}-{test_csv.stem}",
+            evaluator=evaluator,
+            chunk_size=generator.chunk_size,
+            test_csv=test_csv,
+        )
+    finally:
+        generator.close()
+
+
+def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...]) -> GenerationSettings:
+    """Return the generation settings of `config`, or of the run the checkpoint belongs to, with overrides."""
+    from cora.config.manager import ConfigManager, validate
+    from cora.config.schema import CORAConfig
+    from cora.inference.protocol import GenerationSettings
+
+    if other := [text for text in overrides if not text.strip().startswith("generation.")]:
+        raise ConfigError(f"--set {other[0]}: only keys of the section generation have an effect here")
+    source = config or ConfigManager.auto_detect_config(checkpoint)
+    if source is None:
+        document = ConfigManager.apply_overrides({}, overrides)
+        section = validate(CORAConfig, document, source="--set", overrides=overrides).generation
+    else:
+        logger.info("generation settings from %s", source)
+        section = ConfigManager.load(source, overrides=overrides).generation
+    return GenerationSettings(**section.known())
+
+
+def _model_name(checkpoint: Path) -> str:
+    path = checkpoint.resolve()
+    return path.parent.name if path.name == "export" else path.name
+
+
+def _exit_code(result: EvaluationResult) -> int:
+    """Return the exit code, after saying on stderr what it stands for."""
+    scores = result.scores
+    if scores.incomplete:
+        metric = scores.metrics[scores.incomplete[0]]
+        click.echo(f"error: {', '.join(scores.incomplete)} could not be computed: {metric.why}; {metric.how}", err=True)
+    if result.failures:
+        first = result.failures[0]
+        click.echo(
+            f"error: {len(result.failures)} of {scores.counts['questions']} questions have no answer; the first is row "
+            f"{first.row.sample_id} (line {first.row.line}): {first.error}",
+            err=True,
+        )
+        return 3
+    return 4 if scores.incomplete else 0
+
+
+def _document(result: EvaluationResult, code: int) -> dict[str, Any]:
+    return {
+        "exit_code": code,
+        "output_dir": str(result.output_dir),
+        "metrics": {name: metric.value for name, metric in result.scores.metrics.items()},
+        "exact_match_by_type": {name: found.accuracy for name, found in result.scores.by_type.items()},
+        "counts": {**result.scores.counts, "reused": result.num_reused},
+    }
+
+
+def _table(result: EvaluationResult) -> str:
+    scores = result.scores
+    lines = [
+        f"{name:<14}{'-' if metric.value is None else f'{metric.value:.4f}':<8}{metric.why}".rstrip()
+        for name, metric in scores.metrics.items()
+    ]
+    for name, found in scores.by_type.items():
+        share = "-" if found.accuracy is None else f"{found.accuracy:.4f}"
+        lines.append(f"  {name:<12}{share:<8}{found.correct} of {found.answered}")
+    lines.append(
+        f"{scores.counts['answered']} of {scores.counts['questions']} questions answered, {result.num_reused} of them before"
+    )
+    lines.append(f"files: {result.output_dir}")
+    return "\n".join(lines)

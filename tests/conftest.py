@@ -1,0 +1,45 @@
+"""What every test relies on: an offline, quiet, reproducible process, and the skipping of tests that need hardware."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Set before anything imports these libraries, and inherited by the processes that tests start.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # The engine in this process: it starts in seconds, and a debugger reaches it.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # Kept between runs: vLLM inspects a model class in a subprocess once and remembers.
+    "VLLM_CACHE_ROOT": str(ROOT / ".cache" / "vllm"),
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+for name, value in ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what the machine cannot run; pytest counts and reports the skips."""
+    needing_gpu = [item for item in items if "gpu" in item.keywords]
+    if needing_gpu and not _has_cuda():
+        for item in needing_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
