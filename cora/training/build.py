@@ -1,0 +1,93 @@
+"""From a configuration to a model with its processor."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from cora.config.schema import CORAConfig
+from cora.errors import BackendUnavailable
+from cora.model.vlm import PanoramaVLM
+from cora.processors.processor import PanoramaProcessor
+
+__all__ = ["build_model", "image_options", "pick_accelerator", "pick_precision"]
+
+logger = logging.getLogger(__name__)
+
+
+def image_options(config: CORAConfig) -> dict[str, Any]:
+    """Return the options of the `PanoramaImageProcessor` that the configuration names; the tower's own fill the rest."""
+    section = config.image_processing
+    options: dict[str, Any] = {
+        "crop_strategy": section.crop_strategy,
+        "fov_deg": section.fov_deg,
+        "overlap_ratio": section.overlap_ratio,
+        "max_patches": section.anyres_max_patches,
+        "pitch_min_deg": section.pitch_min_deg,
+        "pitch_max_deg": section.pitch_max_deg,
+        "antialias": section.antialias,
+    }
+    if section.image_size is not None:
+        options["image_size"] = list(section.image_size)
+    return options
+
+
+def build_model(config: CORAConfig) -> tuple[PanoramaVLM, PanoramaProcessor]:
+    """Return a model of pretrained towers with new weights between them, and the processor that feeds it.
+
+    The new weights depend on ``training.seed`` alone.
+    """
+    models = config.models
+    torch.manual_seed(config.training.seed)
+    model, tokenizer = PanoramaVLM.from_components(
+        vision_name=models.vision_name,
+        language_model_name=models.language_model_name,
+        image_processing=image_options(config),
+        resampler={"type": models.resampler_type, **models.resampler_config},
+        latent_dim=models.latent_dimension,
+        projector={
+            "stitching": config.image_processing.stitching_mode,
+            "positional_encoding": models.use_projection_positional_encoding,
+        },
+        trust_remote_code=models.trust_remote_code,
+    )
+    return model, model.build_processor(tokenizer, system_message=config.training.system_msg)
+
+
+def pick_accelerator(config: CORAConfig) -> str:
+    """Return ``cuda`` or ``cpu``; a choice made here is logged with its reason.
+
+    Raises:
+        BackendUnavailable: A GPU is asked for and there is none.
+    """
+    wanted = config.training.accelerator
+    has_cuda = torch.cuda.is_available()
+    if wanted in ("gpu", "cuda"):
+        if not has_cuda:
+            raise BackendUnavailable(
+                f"training.accelerator is '{wanted}', but torch {torch.__version__} sees no CUDA device; "
+                "use 'cpu', or install a CUDA build of torch and a driver"
+            )
+        return "cuda"
+    if wanted == "auto":
+        logger.info("training on %s", "the GPU: torch sees one" if has_cuda else "the CPU: torch sees no CUDA device")
+        return "cuda" if has_cuda else "cpu"
+    return "cpu"
+
+
+def pick_precision(config: CORAConfig, accelerator: str) -> Any:
+    """Return Lightning's precision name; ``auto`` is bf16 where the GPU has it, float16 with a scaler on older GPUs,
+    float32 on the CPU."""
+    wanted = config.training.precision
+    if wanted != "auto":
+        return wanted
+    if accelerator == "cpu":
+        chosen, reason = "32-true", "CPU"
+    elif torch.cuda.is_bf16_supported():
+        chosen, reason = "bf16-mixed", "the GPU has bfloat16"
+    else:
+        chosen, reason = "16-mixed", "the GPU has no bfloat16"
+    logger.info("precision %s: %s", chosen, reason)
+    return chosen

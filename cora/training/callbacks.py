@@ -1,0 +1,34 @@
+"""Lightning callbacks of the trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+__all__ = ["CUDACacheCleanupCallback"]
+
+
+class CUDACacheCleanupCallback(Callback):
+    """Hands cached GPU memory back before validation and every `every_n_batches` training batches.
+
+    Training and validation batches differ in shape; what one leaves in the allocator's cache the other cannot use.
+
+    Args:
+        every_n_batches: Training batches between two clean-ups.
+    """
+
+    def __init__(self, every_n_batches: int = 500) -> None:
+        self.every_n_batches = every_n_batches
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Clean up after every n-th batch."""
+        if (batch_idx + 1) % self.every_n_batches == 0:
+            torch.cuda.empty_cache()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Clean up before validation."""
+        torch.cuda.empty_cache()

@@ -1,0 +1,44 @@
+"""Checkpoint files that are whole or absent, and load without running anything they contain."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from cora.errors import CheckpointError
+
+__all__ = ["AtomicCheckpointIO", "read_checkpoint"]
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint under a temporary name, syncs it to disk and then renames it."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write `checkpoint` to `path`; an interrupted write leaves an older file at `path` untouched."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(target.name + ".part")
+        with partial.open("wb") as stream:
+            torch.save(checkpoint, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(target)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return the content of a checkpoint, tensors on the CPU; only tensors and plain values are accepted.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or holds pickled objects.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except Exception as error:  # torch raises many types for damaged or unsafe files
+        raise CheckpointError(f"{path}: not a loadable checkpoint: {error}") from error
+    return content

@@ -1,0 +1,197 @@
+"""PanoramaTrainingModule: what is trained in a stage, with which losses and learning rates.
+
+Shapes: B panoramas, V views, S tokens per view, T vision tokens, L sequence, D widths.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from cora.config.schema import CORAConfig, StageConfig, StageName
+from cora.errors import ConfigError
+from cora.model.projectors import VICRegProjector
+from cora.model.vlm import PanoramaVLM
+from cora.processors.images import PanoramaImageProcessor
+from cora.training.losses.vicreg import VICRegLoss
+
+__all__ = ["PanoramaTrainingModule", "linear_warmup_decay"]
+
+Batch = dict[str, Tensor]
+
+# The vision encoder arrives pretrained: it moves at a tenth of the stage's learning rate.
+VISION_LR_FACTOR = 0.1
+WEIGHT_DECAY = {"vision": 0.01, "resampler": 0.05, "projector": 0.05, "vicreg_head": 0.05, "language_model": 0.01}
+
+
+def linear_warmup_decay(step: int, *, total_steps: int, warmup_ratio: float) -> float:
+    """Return the learning-rate factor of a step: from 0 up to 1 during warm-up, then linearly down to 0."""
+    warmup_steps = max(round(total_steps * warmup_ratio), 1)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return max(total_steps - step, 0) / max(total_steps - warmup_steps, 1)
+
+
+def build_vicreg_loss(model: PanoramaVLM, stage: StageConfig) -> VICRegLoss:
+    """Return the VICReg loss for the views and token grid of a model.
+
+    Raises:
+        ConfigError: The resampler keeps no grid, or the views do not overlap.
+    """
+    layout = model.config.token_layout
+    if layout.grid_hw is None:
+        raise ConfigError(
+            f"vicreg_loss_weight needs a resampler that keeps the token grid; '{model.config.resampler['type']}' "
+            "does not: use 'bimamba' or 'mlp', or set the weight to 0"
+        )
+    views = PanoramaImageProcessor.from_dict(model.config.image_processing).views
+    return VICRegLoss(
+        views,
+        layout.grid_hw,
+        similarity_weight=stage.vicreg_similarity_weight,
+        variance_weight=stage.vicreg_variance_weight,
+        covariance_weight=stage.vicreg_covariance_weight,
+    )
+
+
+class PanoramaTrainingModule(LightningModule):
+    """One training stage of a PanoramaVLM.
+
+    The vision stage trains the last vision blocks, the resampler and the head of the self-supervised loss; the
+    resampler stage trains the resampler and the projector through the frozen language model; the finetune stage trains
+    resampler, projector and the language model, or LoRA adapters on it.
+
+    Args:
+        model: The model; it is trained in place.
+        config: The run's configuration.
+        stage_name: Which stage.
+    """
+
+    def __init__(self, model: PanoramaVLM, config: CORAConfig, stage_name: StageName) -> None:
+        super().__init__()
+        self.model = model
+        self.stage_name = stage_name
+        self.stage = config.training.stage_configs[stage_name]
+        self.uses_answers = stage_name != "vision"
+        self.vicreg_loss: VICRegLoss | None = None
+        self.vicreg_head: nn.Module | None = None
+        if self.stage.vicreg_loss_weight > 0:
+            self.vicreg_loss = build_vicreg_loss(model, self.stage)
+            self.vicreg_head = VICRegProjector(
+                model.config.latent_dim,
+                config.models.vicreg_projector_dim,
+                depth=config.models.vicreg_projector_depth,
+                dropout=config.models.vicreg_projector_dropout,
+            )
+        elif not self.uses_answers:
+            raise ConfigError("the vision stage has no loss: set training.stage_configs.vision.vicreg_loss_weight")
+        self._freeze(use_lora=config.lora.use_lora)
+        if self.stage_name == "finetune" and config.lora.use_lora:
+            lora = config.lora
+            model.language_model.add_lora(
+                rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules
+            )
+
+    def _freeze(self, *, use_lora: bool) -> None:
+        model = self.model
+        model.vision.set_trainable_blocks(self.stage.vision_trainable_blocks)
+        model.resampler.requires_grad_(True)
+        model.projector.requires_grad_(self.uses_answers)
+        model.language_model.requires_grad_(self.stage_name == "finetune" and not use_lora)
+
+    @property
+    def vision_is_frozen(self) -> bool:
+        """Whether vision features stay the same during the stage."""
+        return not any(parameter.requires_grad for parameter in self.model.vision.parameters())
+
+    def on_train_epoch_start(self) -> None:
+        """Keep frozen towers in evaluation mode: their dropout would only add noise."""
+        for tower in (self.model.vision, self.model.language_model):
+            if not any(parameter.requires_grad for parameter in tower.parameters()):
+                tower.eval()
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the named losses of a batch and their weighted sum as ``loss``; views are encoded once."""
+        model = self.model
+        features = batch.get("vision_features")
+        if features is None:
+            features = model.encode_views(batch["pixel_values"])
+        latents = model.resampler(features.to(model.dtype).flatten(0, 1)).unflatten(0, features.shape[:2])
+        losses: dict[str, Tensor] = {}
+        total = latents.new_zeros(())
+        if self.uses_answers:
+            losses["lm"] = self._answer_loss(batch, model.projector(latents))
+            total = total + losses["lm"]
+        if self.vicreg_loss is not None and self.vicreg_head is not None:
+            losses["vicreg"] = self.vicreg_loss(self.vicreg_head(latents))
+            total = total + self.stage.vicreg_loss_weight * losses["vicreg"]
+        return {**losses, "loss": total}
+
+    def _answer_loss(self, batch: Batch, vision_tokens: Tensor) -> Tensor:
+        embeddings = self.model.fusion(
+            batch["input_ids"], self.model.language_model.embed(batch["input_ids"]), vision_tokens
+        )
+        return self.model.answer_loss(
+            labels=batch["labels"],
+            inputs_embeds=embeddings,
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+        )
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss of a batch."""
+        losses = self._losses(batch)
+        self._log(losses, "train")
+        return losses["loss"]
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Log the losses of a batch."""
+        self._log(self._losses(batch), "val")
+
+    def _log(self, losses: dict[str, Tensor], split: str) -> None:
+        named = {f"{split}_{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(named, prog_bar=True, batch_size=1, sync_dist=split == "val")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Return AdamW over one parameter group per part of the model, with warm-up and linear decay per step."""
+        groups = []
+        for name, weight_decay in WEIGHT_DECAY.items():
+            part = self.vicreg_head if name == "vicreg_head" else getattr(self.model, name)
+            parameters = [] if part is None else [item for item in part.parameters() if item.requires_grad]
+            if parameters:
+                lr = self.stage.lr * (VISION_LR_FACTOR if name == "vision" else 1.0)
+                groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay, "name": name})
+        optimizer = AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
+        total_steps = cast(int, self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(
+            optimizer,
+            lambda step: linear_warmup_decay(step, total_steps=total_steps, warmup_ratio=self.stage.warmup_ratio),
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return the tensors this stage trains, by their name in the module."""
+        wanted = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name in wanted}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave frozen weights out of the checkpoint: they are where they were loaded from."""
+        checkpoint["state_dict"] = self.trainable_state()
+
+    def load_trained(self, state: dict[str, Tensor]) -> None:
+        """Take over the tensors of a checkpoint of this stage.
+
+        Raises:
+            ConfigError: It is a checkpoint of another stage or model.
+        """
+        expected = self.trainable_state().keys()
+        if different := sorted(expected ^ state.keys()):
+            raise ConfigError(f"the checkpoint does not fit stage '{self.stage_name}', first: {different[0]}")
+        with torch.no_grad():
+            self.load_state_dict(state, strict=False)
