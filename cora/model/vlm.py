@@ -289,22 +289,21 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
         )
         return outputs
 
-    def answer_loss(self, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
+    def answer_loss(self, labels: Tensor, **inputs: Any) -> Tensor:
         """Return the mean cross-entropy of the labelled tokens, like ``forward(labels=...).loss``, for less memory.
 
         Logits are computed only at positions that predict a labelled token in some row; with a thousand vision tokens
         before a short answer that is a small part.
 
         Args:
-            input_ids: int64[B, L].
             labels: int64[B, L], -100 where nothing is predicted.
-            **inputs: Further arguments of `forward`.
+            **inputs: Further arguments of `forward`, `input_ids` or `inputs_embeds` among them.
         """
         targets = F.pad(labels[:, 1:], (0, 1), value=-100)
         positions = (targets != -100).any(dim=0).nonzero().flatten()
         if len(positions) == 0:
             raise ValueError("no position is labelled")
-        logits = self(input_ids=input_ids, logits_to_keep=positions, **inputs).logits
+        logits = self(logits_to_keep=positions, **inputs).logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets[:, positions].flatten(), ignore_index=-100)
 
     def prepare_inputs_for_generation(
