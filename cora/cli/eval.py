@@ -44,6 +44,7 @@ _PATH = click.Path(path_type=Path)
 @click.pass_context
 def main(
     ctx: click.Context,
+    /,
     checkpoint: Path | None,
     test_csv: Path | None,
     csv_input: Path | None,
@@ -51,6 +52,7 @@ def main(
     **options: Any,
 ) -> None:
     """Answer the questions of a table about its panoramas, and score the answers."""
+    from cora.cli.eval_report import as_document, as_table, complaints, exit_code
     from cora.evaluation.runner import score_file
 
     if csv_input is not None:
@@ -66,9 +68,10 @@ def main(
         raise ConfigError("give --checkpoint and --test-csv, or --csv-input (see 'cora-eval --help')")
     else:
         result = _evaluate(checkpoint, test_csv, **options)
-    code = _exit_code(result)
-    click.echo(json.dumps(_document(result, code)) if as_json else _table(result))
-    ctx.exit(code)
+    for line in complaints(result):
+        click.echo(f"error: {line}", err=True)
+    click.echo(json.dumps(as_document(result)) if as_json else as_table(result))
+    ctx.exit(exit_code(result))
 
 
 def _evaluate(
@@ -132,46 +135,3 @@ def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...])
 def _model_name(checkpoint: Path) -> str:
     path = checkpoint.resolve()
     return path.parent.name if path.name == "export" else path.name
-
-
-def _exit_code(result: EvaluationResult) -> int:
-    """Return the exit code, after saying on stderr what it stands for."""
-    scores = result.scores
-    if scores.incomplete:
-        metric = scores.metrics[scores.incomplete[0]]
-        click.echo(f"error: {', '.join(scores.incomplete)} could not be computed: {metric.why}; {metric.how}", err=True)
-    if result.failures:
-        first = result.failures[0]
-        click.echo(
-            f"error: {len(result.failures)} of {scores.counts['questions']} questions have no answer; the first is row "
-            f"{first.row.sample_id} (line {first.row.line}): {first.error}",
-            err=True,
-        )
-        return 3
-    return 4 if scores.incomplete else 0
-
-
-def _document(result: EvaluationResult, code: int) -> dict[str, Any]:
-    return {
-        "exit_code": code,
-        "output_dir": str(result.output_dir),
-        "metrics": {name: metric.value for name, metric in result.scores.metrics.items()},
-        "exact_match_by_type": {name: found.accuracy for name, found in result.scores.by_type.items()},
-        "counts": {**result.scores.counts, "reused": result.num_reused},
-    }
-
-
-def _table(result: EvaluationResult) -> str:
-    scores = result.scores
-    lines = [
-        f"{name:<14}{'-' if metric.value is None else f'{metric.value:.4f}':<8}{metric.why}".rstrip()
-        for name, metric in scores.metrics.items()
-    ]
-    for name, found in scores.by_type.items():
-        share = "-" if found.accuracy is None else f"{found.accuracy:.4f}"
-        lines.append(f"  {name:<12}{share:<8}{found.correct} of {found.answered}")
-    lines.append(
-        f"{scores.counts['answered']} of {scores.counts['questions']} questions answered, {result.num_reused} of them before"
-    )
-    lines.append(f"files: {result.output_dir}")
-    return "\n".join(lines)

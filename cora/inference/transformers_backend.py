@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -74,10 +74,10 @@ class TransformersBackend:
         self.batch_size = batch_size
         self.end_ids = end_token_ids(model.generation_config, processor.tokenizer)
         self.context: int | None = getattr(model.config.text_config, "max_position_embeddings", None)
-        pad = processor.tokenizer.pad_token_id
-        self._pad_id = int(self.end_ids[0] if pad is None and self.end_ids else pad or 0)
         # The checkpoint's sampling defaults would fill in whatever the settings leave open.
-        model.generation_config = _config(eos_token_id=list(self.end_ids), pad_token_id=self._pad_id)
+        model.generation_config = GenerationConfig(
+            eos_token_id=list(self.end_ids) or None, pad_token_id=processor.tokenizer.pad_token_id
+        )
 
     @classmethod
     def load(
@@ -158,11 +158,15 @@ class TransformersBackend:
     ) -> Iterator[tuple[int, ...]]:
         """Yield the new tokens of each prompt of a batch, padding included."""
         length = max(len(prompt.token_ids) for prompt, _ in batch)
-        input_ids_BL = torch.full((len(batch), length), self._pad_id)
-        attention_mask_BL = torch.zeros_like(input_ids_BL)
-        for row, (prompt, _) in enumerate(batch):
-            input_ids_BL[row, length - len(prompt.token_ids) :] = torch.tensor(prompt.token_ids)
-            attention_mask_BL[row, length - len(prompt.token_ids) :] = 1
+        paddings = [length - len(prompt.token_ids) for prompt, _ in batch]
+        # A token of the prompt itself pads it, because the repetition penalty also sees what attention does not.
+        input_ids_BL = torch.tensor(
+            [
+                prompt.token_ids[-1:] * padding + prompt.token_ids
+                for (prompt, _), padding in zip(batch, paddings, strict=True)
+            ]
+        )
+        attention_mask_BL = (torch.arange(length) >= torch.tensor(paddings)[:, None]).long()
         device = self.model.device
         input_ids_BL, attention_mask_BL = input_ids_BL.to(device), attention_mask_BL.to(device)
         embeddings_BLD = self.model.fusion(
@@ -189,10 +193,6 @@ def _generation_config(settings: GenerationSettings, max_new_tokens: int) -> Gen
     if settings.temperature > 0:
         # top_k is off unless asked for; its default in Transformers is 50, vLLM has none.
         options = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-    return _config(
+    return GenerationConfig(
         max_new_tokens=max_new_tokens, repetition_penalty=settings.repetition_penalty, use_cache=True, **options
     )
-
-
-def _config(**options: Any) -> GenerationConfig:
-    return GenerationConfig(**options)  # type: ignore[no-untyped-call]  # transformers types it in part

@@ -172,6 +172,9 @@ def _set_environment() -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # Standard output belongs to the command; what goes wrong is raised, and the rest is hundreds of lines.
+        "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+        "VLLM_LOGGING_LEVEL": "ERROR",
         # In one process nobody binds threads to cores, so the number must be right.
         "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
     }

@@ -69,6 +69,13 @@ def test_batches_and_order_change_nothing(
     assert backend.generate(requests[::-1], settings) == alone[::-1]
 
 
+def test_padding_is_not_penalised(backend: TransformersBackend, panoramas: list[Path]) -> None:
+    # A penalty below 1 draws every token that was seen; padding must not be one of them.
+    settings = GenerationSettings(8, repetition_penalty=0.01)
+    requests = [GenerationRequest(panoramas[0], query) for query in QUERIES]
+    assert backend.generate(requests, settings) == [backend.generate([request], settings)[0] for request in requests]
+
+
 def test_equal_to_generate_of_the_model(backend: TransformersBackend, panoramas: list[Path]) -> None:
     (result,) = backend.generate([GenerationRequest(panoramas[0], QUERIES[0])], SHORT)
     inputs = backend.processor(

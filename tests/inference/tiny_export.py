@@ -37,7 +37,7 @@ def write_tiny_export(directory: Path) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        head_dim=16,
+        head_dim=32,  # the smallest that vLLM has attention for on a CPU
         max_position_embeddings=CONTEXT,
         # Large weights, so that answers differ between panoramas and no two logits come near each other.
         initializer_range=0.4,

@@ -1,0 +1,61 @@
+"""What ``cora-eval`` prints about a result, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cora.evaluation.runner import EvaluationResult
+
+__all__ = ["as_document", "as_table", "complaints", "exit_code"]
+
+
+def exit_code(result: EvaluationResult) -> int:
+    """Return 3 when questions have no answer, else 4 when a metric could not be computed, else 0."""
+    if result.failures:
+        return 3
+    return 4 if result.scores.incomplete else 0
+
+
+def complaints(result: EvaluationResult) -> list[str]:
+    """Return one line for each thing that the exit code stands for."""
+    scores, lines = result.scores, []
+    if scores.incomplete:
+        metric = scores.metrics[scores.incomplete[0]]
+        lines.append(f"{', '.join(scores.incomplete)} could not be computed: {metric.why}; {metric.how}")
+    if result.failures:
+        first = result.failures[0]
+        lines.append(
+            f"{len(result.failures)} of {scores.counts['questions']} questions have no answer; the first is row "
+            f"{first.row.sample_id} (line {first.row.line}): {first.error}"
+        )
+    return lines
+
+
+def as_document(result: EvaluationResult) -> dict[str, Any]:
+    """Return the result as plain values."""
+    return {
+        "exit_code": exit_code(result),
+        "output_dir": str(result.output_dir),
+        "metrics": {name: metric.value for name, metric in result.scores.metrics.items()},
+        "exact_match_by_type": {name: found.accuracy for name, found in result.scores.by_type.items()},
+        "counts": {**result.scores.counts, "reused": result.num_reused},
+    }
+
+
+def as_table(result: EvaluationResult) -> str:
+    """Return the result as lines of text: metrics, accuracy by type, counts, where the files are."""
+    scores = result.scores
+    lines = [f"{name:<14}{_number(metric.value)}{metric.why}".rstrip() for name, metric in scores.metrics.items()]
+    lines += [
+        f"  {name:<12}{_number(found.accuracy)}{found.correct} of {found.answered}"
+        for name, found in scores.by_type.items()
+    ]
+    counts = scores.counts
+    reused = f", {result.num_reused} of them by an earlier run" if result.num_reused else ""
+    lines.append(f"{counts['answered']} of {counts['questions']} questions answered{reused}")
+    lines.append(f"files: {result.output_dir}")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.4f}':<8}"
