@@ -52,7 +52,7 @@ class Registry(Generic[T]):
             module_name, _, attribute = target.partition(":")
             target = getattr(importlib.import_module(module_name), attribute)
             self._entries[name] = target
-        return target  # type: ignore[return-value]  # a str entry was resolved above
+        return target
 
     def names(self) -> list[str]:
         """Return the registered names, sorted."""

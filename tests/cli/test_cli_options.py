@@ -1,0 +1,86 @@
+"""The options of every command, frozen: scripts of users depend on them."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+import pytest
+
+from cora.cli.errors import Group
+from cora.cli.main import COMMANDS, main
+
+# To add an option: add it here, in the documentation and in the changelog. To remove or rename one: deprecate it first.
+OPTIONS = {
+    "bench crop": {"--debug", "--help", "--impl", "--json"},
+    "doctor": {"--debug", "--help", "--json"},
+    "eval": {
+        "--backend",
+        "--checkpoint",
+        "--config",
+        "--csv-input",
+        "--debug",
+        "--device",
+        "--help",
+        "--image-root",
+        "--json",
+        "--limit",
+        "--output-dir",
+        "--set",
+        "--test-csv",
+    },
+    "quickstart": {"--debug", "--help"},
+    "train": {"--config", "--debug", "--help", "--set", "--strict"},
+}
+MOST_OPTIONS = 8
+COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}
+
+
+def leaves(command: click.Command, name: str = "") -> dict[str, click.Command]:
+    if not isinstance(command, click.Group):
+        return {name: command}
+    context = click.Context(command)
+    found: dict[str, click.Command] = {}
+    for child in command.list_commands(context):
+        inner = command.get_command(context, child)
+        assert inner is not None
+        found |= leaves(inner, f"{name} {child}".strip())
+    return found
+
+
+def options_of(command: click.Command) -> set[str]:
+    context = click.Context(command)
+    return {option for parameter in command.get_params(context) for option in parameter.opts if option.startswith("-")}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_are_frozen(name):
+    first = name.split()[0]
+    module_name, _, attribute = COMMANDS[first].partition(":")
+    command = getattr(importlib.import_module(module_name), attribute)
+    assert options_of(leaves(command, first)[name]) == OPTIONS[name]
+
+
+def test_every_command_is_in_the_table():
+    assert set(leaves(main)) == set(OPTIONS)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_command_has_few_options_of_its_own(name):
+    assert len(OPTIONS[name] - COMMON) <= MOST_OPTIONS
+
+
+def test_every_option_is_explained():
+    missing = [
+        f"{name} {parameter.opts[0]}"
+        for name, command in leaves(main).items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert missing == []
+
+
+def test_every_command_reports_errors_as_one_line():
+    assert isinstance(main, Group)
+    for name, command in leaves(main).items():
+        assert "--debug" in options_of(command), f"{name} is not a cora.cli.errors.Command"
