@@ -93,9 +93,10 @@ def sampling_grid(
     if not antialias:
         return gather_grid(shape, height, width, samples=1)
     fine = gather_grid(shape, height, width, samples=2)
-    if fine.largest_level + 1 + level_of_panorama(panorama_height, panorama_width) > 0:
+    sample_level = fine.largest_level + level_of_panorama(panorama_height, panorama_width)
+    if sample_level + 1 > -1:
         return fine
-    # Every pixel sees less than one panorama pixel: there is nothing to average.
+    # Every view pixel spans less than half a panorama pixel: there is next to nothing to average.
     return gather_grid(shape, height, width, samples=1)
 
 

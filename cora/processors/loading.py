@@ -57,7 +57,7 @@ def load_panorama(
     """
     label = name if name is not None else _label(source)
     if isinstance(source, (np.ndarray, Tensor)):
-        pixels = _from_array(source, label)
+        pixels = np.array(_from_array(source, label), order="C")
         _check_count(pixels.shape[1], pixels.shape[0], max_pixels, label)
     elif isinstance(source, Image.Image):
         _check_count(*source.size, max_pixels, label)
@@ -73,7 +73,7 @@ def load_panorama(
         raise ImageError(f"{label}: a panorama has at least 2 x 2 pixels, this one is {width} x {height}")
     if not accept_flat:
         _check_aspect(width, height, label)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    return torch.from_numpy(pixels)
 
 
 def _label(source: PanoramaSource) -> str:
@@ -163,7 +163,7 @@ def _from_image(image: Image.Image, label: str) -> npt.NDArray[np.uint8]:
     image.load()
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I") or upright.mode == "F":
-        return _from_array(np.asarray(upright), label)
+        return np.array(_from_array(np.asarray(upright), label), order="C")
     if upright.has_transparency_data:
         opaque = Image.new("RGBA", upright.size, "white")
         opaque.alpha_composite(upright.convert("RGBA"))
@@ -196,9 +196,12 @@ def _to_8_bit(array: npt.NDArray[Any], label: str) -> npt.NDArray[np.uint8]:
         return np.where(array, np.uint8(255), np.uint8(0))
     low, high = float(array.min()), float(array.max())
     if np.issubdtype(array.dtype, np.floating) and low >= 0 and high <= 1:
-        return np.rint(array * 255).astype(np.uint8)
-    if array.dtype in (np.uint16, np.int32) and low >= 0 and high <= 65535:
-        return np.rint(array / 257).astype(np.uint8)
-    raise ImageError(
-        f"{label}: pixel values are 8-bit, 16-bit, or floating in 0 .. 1; got {array.dtype} in {low:g} .. {high:g}"
-    )
+        scaled = array * 255
+    elif array.dtype in (np.uint16, np.int32) and low >= 0 and high <= 65535:
+        scaled = array / 257
+    else:
+        raise ImageError(
+            f"{label}: pixel values are 8-bit, 16-bit, or floating in 0 .. 1; got {array.dtype} in {low:g} .. {high:g}"
+        )
+    eight_bit: npt.NDArray[np.uint8] = np.rint(scaled).astype(np.uint8)
+    return eight_bit

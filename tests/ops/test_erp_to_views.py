@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from cora.errors import GeometryError, KernelUnavailable
+from cora.geometry.camera import view_rays
+from cora.geometry.layouts import yaw_ring
+from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
+from cora.ops import erp_to_views as module
+from cora.ops.erp_to_views import available_implementations, erp_to_views
+from cora.ops.extension import extension_problem
+from cora.ops.reference.erp_to_views import build_pyramid, sample_pyramid
+from cora.ops.view_plan import sampling_grid
+from cora.types import ViewSpec
+
+# Both compute positions in double and colours in float32; only the order of the additions differs. Normalised units.
+SAME_VALUE = 1e-4
+LSB = 1 / 255
+
+needs_extension = pytest.mark.skipif(extension_problem() is not None, reason=str(extension_problem()))
+
+IMPLEMENTATIONS = ["reference", pytest.param("cpp", marks=needs_extension)]
+
+VIEWS = {
+    "ahead": ViewSpec(0, "perspective", 0, 0, 90, 90),
+    "seam": ViewSpec(0, "perspective", -180, -20, 100, 70),
+    "zenith": ViewSpec(0, "perspective", 33, 90, 90, 90),
+    "nadir": ViewSpec(0, "perspective", -100, -90, 60, 60),
+    "rolled": ViewSpec(0, "perspective", 150, 40, 75, 50, roll_deg=30),
+    "rectangle": ViewSpec(0, "equirectangular", 175, 10, 90, 120),
+    "whole": ViewSpec(0, "equirectangular", 0, 0, 360, 180),
+}
+
+
+def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (height, width, 3), generator=generator, dtype=torch.uint8)
+
+
+def pattern(height: int, width: int) -> torch.Tensor:
+    """Return a panorama with edges and gratings that a coarse view cannot resolve."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    checks = ((x // 3 + y // 5) % 2) * 120
+    bars = ((x * 16 // width) % 2) * 100
+    blobs = (torch.rand(height // 16, width // 16, generator=torch.Generator().manual_seed(3)) > 0.5) * 90
+    blobs = blobs.repeat_interleave(16, 0).repeat_interleave(16, 1)
+    return torch.stack([checks + blobs, bars + blobs, blobs * 2], dim=-1).to(torch.uint8)
+
+
+def views_of(panorama: torch.Tensor, views: Sequence[ViewSpec], size: tuple[int, int], **options: Any) -> torch.Tensor:
+    """Return the views in 0 .. 1."""
+    return erp_to_views(panorama, views, size=size, mean=(0, 0, 0), std=(1, 1, 1), **options)
+
+
+def bilinear_float64(panorama: torch.Tensor, view: ViewSpec, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Return float64[3, h, w] in 0 .. 1, sampled by an independent padding of the panorama."""
+    height, width, _ = panorama.shape
+    pixels = panorama.numpy().astype(np.float64) / 255
+    above, below = (np.roll(row, -(width // 2), axis=1) for row in (pixels[:1], pixels[-1:]))
+    padded = np.concatenate([above, pixels, below])
+    padded = np.concatenate([padded[:, -1:], padded, padded[:, :2]], axis=1)
+    lon, lat = direction_to_lonlat(view_rays(view, *size))
+    x, y = (coordinate.numpy() + 0.5 for coordinate in lonlat_to_pixel(lon, lat, height, width))
+    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
+    top = np.minimum(top, height)
+    fraction_x, fraction_y = (x - left)[..., None], (y - top)[..., None]
+    upper = padded[top, left] * (1 - fraction_x) + padded[top, left + 1] * fraction_x
+    lower = padded[top + 1, left] * (1 - fraction_x) + padded[top + 1, left + 1] * fraction_x
+    result: npt.NDArray[np.float64] = (upper * (1 - fraction_y) + lower * fraction_y).transpose(2, 0, 1)
+    return result
+
+
+def psnr(picture: torch.Tensor, truth: torch.Tensor) -> float:
+    return -10 * math.log10(float(((picture - truth) ** 2).mean()))
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize("panorama_size", [(64, 128), (63, 127), (2, 4), (300, 600)])
+def test_without_antialiasing_it_is_a_bilinear_sample(name: str, panorama_size: tuple[int, int], impl: str) -> None:
+    panorama = noise(*panorama_size)
+    (picture,) = views_of(panorama, [VIEWS[name]], (31, 40), antialias=False, impl=impl)
+    difference = np.abs(picture.numpy() - bilinear_float64(panorama, VIEWS[name], (31, 40)))
+    assert difference.max() < LSB
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", ["ahead", "seam", "zenith", "rolled"])
+@pytest.mark.parametrize(("panorama_size", "size"), [((256, 512), 48), ((256, 512), 20), ((256, 512), 100)])
+def test_antialiased_perspective_views_are_near_the_mean_over_each_pixel(
+    name: str, panorama_size: tuple[int, int], size: int, impl: str
+) -> None:
+    panorama, samples = pattern(*panorama_size), 8
+    fine = bilinear_float64(panorama, VIEWS[name], (size * samples, size * samples))
+    truth = torch.from_numpy(fine).view(3, size, samples, size, samples).mean(dim=(2, 4))
+    plain, smooth = (
+        views_of(panorama, [VIEWS[name]], (size, size), antialias=antialias, impl=impl)[0]
+        for antialias in (False, True)
+    )
+    assert psnr(smooth, truth) > 31
+    assert psnr(smooth, truth) > psnr(plain, truth) + 7
+
+
+def test_antialiased_whole_sphere_is_a_triangle_filter() -> None:
+    panorama = noise(60, 120)
+    (picture,) = views_of(panorama, [VIEWS["whole"]], (20, 40))
+    expected = torch.nn.functional.interpolate(
+        panorama.permute(2, 0, 1)[None] / 255, size=(20, 40), mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    # The borders differ: here the seam wraps and the poles continue.
+    torch.testing.assert_close(picture[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], rtol=0, atol=1e-5)
+    assert not torch.allclose(picture[:, :, 0], expected[:, :, 0], atol=0.01)
+
+
+def test_antialiased_rectangles_continue_over_the_pole() -> None:
+    panorama = torch.zeros(32, 64, 3, dtype=torch.uint8)
+    panorama[0, 32:] = 255
+    # Reaches one row over the zenith on every side; the white half must come in over the dark one.
+    top = ViewSpec(0, "equirectangular", -90, 80, 180, 20)
+    left_half = views_of(panorama, [top], (2, 4))[0, 0, 0]
+    assert float(left_half[1]) > 0.05
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("name", ["ahead", "rolled", "nadir", "rectangle"])
+def test_turning_the_panorama_turns_the_view(name: str, antialias: bool, impl: str) -> None:
+    panorama, view = noise(64, 128), VIEWS[name]
+    turned = ViewSpec(
+        0,
+        view.projection,
+        (view.yaw_deg + 45 + 180) % 360 - 180,
+        view.pitch_deg,
+        view.hfov_deg,
+        view.vfov_deg,
+        roll_deg=view.roll_deg,
+    )
+    here = views_of(panorama, [turned], (16, 16), antialias=antialias, impl=impl)
+    there = views_of(panorama.roll(-16, dims=1), [view], (16, 16), antialias=antialias, impl=impl)
+    torch.testing.assert_close(here, there, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("impl", IMPLEMENTATIONS)
+@pytest.mark.parametrize("antialias", [True, False])
+def test_one_colour_stays_that_colour(antialias: bool, impl: str) -> None:
+    panorama = torch.tensor([10, 128, 250], dtype=torch.uint8).expand(65, 131, 3)
+    pictures = views_of(panorama, list(VIEWS.values()), (17, 23), antialias=antialias, impl=impl)
+    expected = (torch.tensor([10, 128, 250]) / 255).view(1, 3, 1, 1).expand_as(pictures)
+    torch.testing.assert_close(pictures, expected, rtol=0, atol=1e-6)
+
+
+def test_values_are_normalised_and_bars_are_black_before() -> None:
+    panorama = torch.full((16, 32, 3), 255, dtype=torch.uint8)
+    boxed = ViewSpec(0, "equirectangular", 0, 0, 360, 180, is_global=True, letterbox=True)
+    for antialias in (True, False):
+        (picture,) = erp_to_views(
+            panorama, [boxed], size=(8, 8), mean=(0.5, 0.4, 0), std=(0.5, 0.2, 1), antialias=antialias
+        )
+        assert picture[:, 4, 4].tolist() == pytest.approx([1, 3, 1])
+        assert picture[:, 0, 0].tolist() == pytest.approx([-1, -2, 0])
+        assert picture[:, 1].tolist() == picture[:, 7].tolist() != picture[:, 2].tolist()
+
+
+def test_views_keep_their_order_and_size_and_batches_their_panoramas() -> None:
+    panoramas = torch.stack([noise(32, 64, seed) for seed in (1, 2)])
+    views = [VIEWS["whole"], VIEWS["seam"], *yaw_ring(90, 0.5), VIEWS["rectangle"]]
+    together = views_of(panoramas, views, (12, 20))
+    assert together.shape == (2, 11, 3, 12, 20)
+    for number, panorama in enumerate(panoramas):
+        for position, view in enumerate(views):
+            torch.testing.assert_close(together[number, position], views_of(panorama, [view], (12, 20))[0])
+
+
+def test_dtype_and_strides_of_the_input() -> None:
+    panorama = noise(32, 64)
+    pictures = views_of(panorama, [VIEWS["ahead"]], (8, 8), dtype=torch.bfloat16)
+    assert pictures.dtype == torch.bfloat16
+    strided = panorama.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    torch.testing.assert_close(
+        views_of(strided, list(VIEWS.values()), (9, 9)), views_of(panorama, list(VIEWS.values()), (9, 9))
+    )
+
+
+@pytest.mark.parametrize("size", [(8, 16), (7, 13), (5, 4), (2, 3)])
+def test_pyramid_levels_are_area_means(size: tuple[int, int]) -> None:
+    panorama = noise(*size)
+    _, half = build_pyramid(panorama, 2)
+    height, width = (side // 2 for side in size)
+    assert half.shape == (height, width, 3)
+    # Repeating each pixel makes every output a whole number of small ones.
+    small = panorama.double().repeat_interleave(height, 0).repeat_interleave(width, 1)
+    expected = small.view(height, size[0], width, size[1], 3).mean(dim=(1, 3))
+    torch.testing.assert_close(half.double(), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("panorama", "views", "options", "words"),
+    [
+        (torch.zeros(4, 8, 3), [VIEWS["ahead"]], {}, r"uint8.*float32 \[4, 8, 3\]"),
+        (torch.zeros(3, 4, 8, dtype=torch.uint8), [VIEWS["ahead"]], {}, r"\[3, 4, 8\]"),
+        (torch.zeros(1, 8, 3, dtype=torch.uint8), [VIEWS["ahead"]], {}, "2 x 2"),
+        (noise(4, 8), [], {}, "at least one view"),
+        (noise(4, 8), [ViewSpec(0, "perspective", 0, 0, 190, 90)], {}, "hfov_deg"),
+        (noise(4, 8), [VIEWS["ahead"]], {"size": (0, 4)}, "size"),
+        (noise(4, 8), [VIEWS["ahead"]], {"std": (1, 1, 0)}, "std"),
+        (noise(4, 8), [VIEWS["ahead"]], {"mean": (1, 1)}, "mean"),
+    ],
+)
+def test_wrong_input_is_refused(
+    panorama: torch.Tensor, views: list[ViewSpec], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(GeometryError, match=words):
+        erp_to_views(panorama, views, **{"size": (4, 4), "mean": (0, 0, 0), "std": (1, 1, 1), **options})
+
+
+def test_unknown_and_missing_implementations_are_refused() -> None:
+    with pytest.raises(KernelUnavailable, match="no implementation 'fast'"):
+        views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4), impl="fast")
+    with pytest.raises(
+        KernelUnavailable, match=r"'cuda' cannot take panoramas on cpu.*available: .*reference.*pip install"
+    ):
+        views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4), impl="cuda")
+
+
+def test_environment_variable_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(module.IMPL_VARIABLE, "cuda")
+    with pytest.raises(KernelUnavailable, match="'cuda'"):
+        views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4))
+    views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4), impl="reference")
+    monkeypatch.setenv(module.IMPL_VARIABLE, "quick")
+    with pytest.raises(KernelUnavailable, match="'quick'"):
+        views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4))
+
+
+def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(module.IMPL_VARIABLE, raising=False)
+    module._log_choice.cache_clear()
+    with caplog.at_level(logging.INFO, logger="cora.ops.erp_to_views"):
+        for _ in range(3):
+            views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4))
+    (record,) = caplog.records
+    assert f"'{available_implementations()[0]}'" in record.getMessage()
+
+
+@needs_extension
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize(
+    ("panorama_size", "size"), [((256, 512), (48, 48)), ((63, 127), (1, 1)), ((2, 2), (5, 7)), ((500, 1001), (65, 33))]
+)
+def test_compiled_implementation_gives_the_reference_values(
+    panorama_size: tuple[int, int], size: tuple[int, int], antialias: bool
+) -> None:
+    panorama = noise(*panorama_size)
+    reference, compiled = (
+        views_of(panorama, list(VIEWS.values()), size, antialias=antialias, impl=impl) for impl in ("reference", "cpp")
+    )
+    torch.testing.assert_close(compiled, reference, rtol=0, atol=SAME_VALUE)
+
+
+@needs_extension
+def test_compiled_operation_is_a_good_torch_citizen() -> None:
+    levels = build_pyramid(noise(32, 64), 3)
+    grid = sampling_grid(VIEWS["seam"], 6, 5, panorama_height=32, panorama_width=64, antialias=True)
+    turns = [-0.5, 0.0, 0.25, 3.125]
+    torch.library.opcheck(torch.ops.cora.sample_pyramid.default, (levels, grid.positions, turns, grid.samples))
+    compiled = torch.ops.cora.sample_pyramid(levels, grid.positions, turns, grid.samples)
+    torch.testing.assert_close(compiled, sample_pyramid(levels, grid, turns), rtol=0, atol=255 * SAME_VALUE)
+    strided = [level.permute(2, 0, 1).contiguous().permute(1, 2, 0) for level in levels]
+    torch.testing.assert_close(torch.ops.cora.sample_pyramid(strided, grid.positions, turns, grid.samples), compiled)
+    assert torch.ops.cora.sample_pyramid(levels, grid.positions, [], grid.samples).shape == (0, 3, 6, 5)
+
+
+@needs_extension
+def test_compiled_operation_checks_its_input() -> None:
+    levels, positions = build_pyramid(noise(8, 16), 2), torch.zeros(4, 4, 3)
+    for bad in (
+        ([], positions, [0.0], 1),
+        (levels, positions[..., :2], [0.0], 1),
+        (levels, positions, [0.0], 3),
+        (levels, positions.double(), [0.0], 1),
+        ([levels[0].byte()], positions, [0.0], 1),
+    ):
+        with pytest.raises(RuntimeError, match="sample_pyramid"):
+            torch.ops.cora.sample_pyramid(*bad)
