@@ -95,7 +95,7 @@ def test_without_antialiasing_it_is_a_bilinear_sample(name: str, panorama_size: 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", ["ahead", "seam", "zenith", "rolled"])
 @pytest.mark.parametrize(("panorama_size", "size"), [((256, 512), 48), ((256, 512), 20), ((256, 512), 100)])
-def test_antialiased_perspective_views_are_near_the_mean_over_each_pixel(
+def test_convention_minification_is_antialiased(
     name: str, panorama_size: tuple[int, int], size: int, impl: str
 ) -> None:
     panorama, samples = pattern(*panorama_size), 8
@@ -157,7 +157,7 @@ def test_one_colour_stays_that_colour(antialias: bool, impl: str) -> None:
     torch.testing.assert_close(pictures, expected, rtol=0, atol=1e-6)
 
 
-def test_values_are_normalised_and_bars_are_black_before() -> None:
+def test_convention_letterbox_bars_are_black_before_normalisation() -> None:
     panorama = torch.full((16, 32, 3), 255, dtype=torch.uint8)
     boxed = ViewSpec(0, "equirectangular", 0, 0, 360, 180, is_global=True, letterbox=True)
     for antialias in (True, False):
@@ -169,7 +169,7 @@ def test_values_are_normalised_and_bars_are_black_before() -> None:
         assert picture[:, 1].tolist() == picture[:, 7].tolist() != picture[:, 2].tolist()
 
 
-def test_views_keep_their_order_and_size_and_batches_their_panoramas() -> None:
+def test_convention_sizes_are_height_then_width() -> None:
     panoramas = torch.stack([noise(32, 64, seed) for seed in (1, 2)])
     views = [VIEWS["whole"], VIEWS["seam"], *yaw_ring(90, 0.5), VIEWS["rectangle"]]
     together = views_of(panoramas, views, (12, 20))

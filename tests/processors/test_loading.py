@@ -68,7 +68,7 @@ def test_jpeg_in_cmyk_and_grey(gradient: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparency_is_put_on_white(mode: str) -> None:
+def test_convention_transparency_is_put_on_white(mode: str) -> None:
     image = Image.new("RGBA", (8, 4), (255, 0, 0, 255))
     image.paste((0, 0, 255, 0), (0, 0, 4, 4))
     loaded = load_panorama(encoded(image.convert(mode), "PNG"))

@@ -59,7 +59,7 @@ def test_e2p() -> None:
     assert not views[0].is_global
 
 
-def test_sliding_window_yaw_is_the_centre() -> None:
+def test_convention_the_yaw_of_a_view_is_its_centre() -> None:
     views = views_of("sliding_window")
     assert [view.yaw_deg for view in views] == EIGHT_YAWS
     assert {sees(view)[:1] + sees(view)[2:] for view in views} == {("equirectangular", 0, 90, 150)}
