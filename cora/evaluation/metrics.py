@@ -21,7 +21,6 @@ __all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores"]
 logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider", "spice")
-_COMPUTED = tuple(name for name in CAPTION_METRICS if name not in ("meteor", "spice"))
 _NOT_RELEASED = {
     "meteor": MetricValue(
         None,
