@@ -134,21 +134,21 @@ def _caveat(name: str, gold: Mapping[int, Sequence[str]]) -> str:
 
 
 def _bleu(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Bleu(4).compute_score(gold, hypotheses, verbose=0)
     return {f"bleu_{n}": (corpus[n - 1], list(samples[n - 1])) for n in (1, 2, 3, 4)}
 
 
 def _rouge_l(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Rouge().compute_score(gold, hypotheses)
     return {"rouge_l": (corpus, list(samples))}
 
 
 def _cider(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Cider().compute_score(gold, hypotheses)
     return {"cider": (corpus, list(samples))}

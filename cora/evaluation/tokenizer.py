@@ -32,7 +32,7 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     Raises:
         JavaFailure: The tokeniser crashed, ran out of time, or answered with another number of lines.
     """
-    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
     lines = [_one_line(caption) for caption in captions]
     if not any(lines):
