@@ -66,7 +66,9 @@ def erp_to_views(
     sampler = _choose_sampler(impl, panorama.device.type)
     batch = panorama if panorama.dim() == 4 else panorama[None]
     means, stds = torch.tensor([mean, std], dtype=torch.float32, device=panorama.device).view(2, 3, 1, 1)
-    pictures = torch.stack([_render(each, views, size, antialias, sampler) for each in batch])
+    # A caller's autocast must not round pixels: training and serving would then see different views.
+    with torch.autocast(panorama.device.type, enabled=False):
+        pictures = torch.stack([_render(each, views, size, antialias, sampler) for each in batch])
     result = pictures.mul_(1 / (255 * stds)).sub_(means / stds).to(dtype)
     return result if panorama.dim() == 4 else result[0]
 
@@ -126,9 +128,9 @@ def _check(
         check_view(view)
 
 
-def available_implementations(device_type: str = "cpu") -> list[str]:
+def available_implementations(device_type: str = "cpu") -> list[Implementation]:
     """Return the implementations usable for panoramas on a kind of device, the fastest first."""
-    compiled = "cuda" if device_type == "cuda" else "cpp"
+    compiled: Implementation = "cuda" if device_type == "cuda" else "cpp"
     return [compiled, "reference"] if has_kernel("sample_pyramid", device_type) else ["reference"]
 
 

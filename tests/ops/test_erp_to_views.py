@@ -189,6 +189,13 @@ def test_dtype_and_strides_of_the_input() -> None:
     )
 
 
+def test_autocast_changes_nothing() -> None:
+    panorama, views = noise(64, 128), list(VIEWS.values())
+    expected = views_of(panorama, views, (9, 9))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(views_of(panorama, views, (9, 9)), expected)
+
+
 @pytest.mark.parametrize("size", [(8, 16), (7, 13), (5, 4), (2, 3)])
 def test_pyramid_levels_are_area_means(size: tuple[int, int]) -> None:
     panorama = noise(*size)
