@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["plot_curves", "read_metrics"]
+__all__ = ["plot_curves", "plot_curves_of_run", "read_metrics"]
 
 Series = dict[str, list[tuple[int, float]]]
 
@@ -37,4 +38,21 @@ def plot_curves(metrics_csv: Path, picture: Path, *, title: str) -> None:
     axes.set(title=title, xlabel="optimiser step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    figure.savefig(picture, dpi=130)
+
+
+def plot_curves_of_run(run_dir: Path, stages: Sequence[str], picture: Path) -> None:
+    """Draw the total training and validation loss of every stage side by side, each on its own axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(stages), 3.2), layout="constrained")
+    for axes, stage in zip(figure.subplots(1, len(stages), squeeze=False)[0], stages, strict=True):
+        metrics = read_metrics(run_dir / stage / "metrics.csv")
+        for name, style in (("train_loss", "-"), ("val_loss", "o--")):
+            if name in metrics:
+                steps, values = zip(*metrics[name], strict=True)
+                axes.plot(steps, values, style, label=name.replace("_", " "), linewidth=1.2, markersize=4)
+        axes.set(title=stage, xlabel="optimiser step", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(frameon=False)
     figure.savefig(picture, dpi=130)

@@ -92,7 +92,9 @@ def fits_in_memory(model: PanoramaVLM, num_images: int) -> bool:
     if size < free * _MEMORY_SHARE:
         return True
     logger.info(
-        "vision features are not cached: they would take %.1f GiB of %.1f GiB of free memory", size / 2**30, free / 2**30
+        "vision features are not cached: they would take %.1f GiB of %.1f GiB of free memory",
+        size / 2**30,
+        free / 2**30,
     )
     return False
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from cora.config.manager import ConfigManager
-from cora.config.schema import CORAConfig, StageName
+from cora.config.schema import CORAConfig, StageConfig, StageName
 from cora.data.datamodule import PanoramaDataModule
 from cora.errors import ConfigError
 from cora.training.build import build_model, pick_accelerator, pick_precision
@@ -27,6 +27,13 @@ __all__ = ["CORATrainer", "TrainingResult"]
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 10
+
+
+def _epoch_length(stage: StageConfig, num_batches: int) -> int:
+    """Return the batches of an epoch, cut to `max_steps`: only an epoch that ends is validated and checkpointed."""
+    if stage.max_steps is None:
+        return num_batches
+    return min(num_batches, stage.max_steps * stage.accumulate_grad_batches)
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class CORATrainer:
         module = PanoramaTrainingModule(self.model, self.config, name)
         self._cache_features(module, data)
         folder = run.stage(name)
-        trainer, best = self._lightning(name, folder, accelerator, has_validation=data.val_dataset is not None)
+        trainer, best = self._lightning(name, folder, accelerator, data)
         trainer.fit(module, datamodule=data)
         module.load_trained(read_checkpoint(best.best_model_path)["state_dict"])
         plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
@@ -133,9 +140,10 @@ class CORATrainer:
             )
 
     def _lightning(
-        self, name: StageName, folder: Path, accelerator: str, *, has_validation: bool
+        self, name: StageName, folder: Path, accelerator: str, data: PanoramaDataModule
     ) -> tuple[Trainer, ModelCheckpoint]:
         settings, stage = self.config.training, self.config.training.stage_configs[name]
+        has_validation = data.val_dataset is not None
         monitored = "val_loss" if has_validation else "train_loss"
         checkpoint = ModelCheckpoint(
             dirpath=folder,
@@ -156,6 +164,7 @@ class CORATrainer:
             precision=pick_precision(self.config, accelerator),
             max_epochs=stage.epochs,
             max_steps=-1 if stage.max_steps is None else stage.max_steps,
+            limit_train_batches=_epoch_length(stage, len(data.train_dataloader())),
             accumulate_grad_batches=stage.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
             logger=[

@@ -128,7 +128,9 @@ def _window(solid: _Solid, height: int, width: int) -> tuple[slice, npt.NDArray[
     ground_distance = math.hypot(x0, z0)
     reach = math.sqrt(2.0) * solid.radius
     nearest = max(ground_distance - reach, 0.3)
-    top = math.atan2(solid.base_y + solid.height, nearest if solid.base_y + solid.height > 0 else ground_distance + reach)
+    top = math.atan2(
+        solid.base_y + solid.height, nearest if solid.base_y + solid.height > 0 else ground_distance + reach
+    )
     bottom = math.atan2(solid.base_y, nearest if solid.base_y < 0 else ground_distance + reach)
     rows = slice(
         max(int((0.5 - top / math.pi) * height) - 1, 0), min(int((0.5 - bottom / math.pi) * height) + 2, height)

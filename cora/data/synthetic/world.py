@@ -25,7 +25,12 @@ LANDMARKS = ("tree", "house", "tower")
 
 # The yaw of each place, in degrees. Objects stand in the four main places, a landmark in one of the four between.
 PLACES = {"ahead": 0.0, "to the right": 90.0, "behind": 180.0, "to the left": -90.0}
-CORNERS = {"ahead on the right": 45.0, "behind on the right": 135.0, "behind on the left": -135.0, "ahead on the left": -45.0}
+CORNERS = {
+    "ahead on the right": 45.0,
+    "behind on the right": 135.0,
+    "behind on the left": -135.0,
+    "ahead on the left": -45.0,
+}
 
 GROUND_Y = -1.6
 YAW_JITTER_DEG = 18.0

@@ -77,7 +77,14 @@ def write_split(
         for seed in seeds:
             for number, question in enumerate(questions_about(random_scene(seed))):
                 closed = question.answer if question.kind in CLOSED_TYPES else ""
-                row = (f"{seed}-{number}", _image_name(split, seed), question.text, question.answer, question.kind, closed)
+                row = (
+                    f"{seed}-{number}",
+                    _image_name(split, seed),
+                    question.text,
+                    question.answer,
+                    question.kind,
+                    closed,
+                )
                 writer.writerow(row)
     logger.info("wrote %d panoramas and %s", num_scenes, files.csv)
     return files

@@ -71,9 +71,7 @@ class VICRegLoss(OverlapLoss):
         variance = (variance_term(first) + variance_term(second)) / 2
         covariance = (covariance_term(first) + covariance_term(second)) / 2
         return (
-            self.similarity_weight * similarity
-            + self.variance_weight * variance
-            + self.covariance_weight * covariance
+            self.similarity_weight * similarity + self.variance_weight * variance + self.covariance_weight * covariance
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
