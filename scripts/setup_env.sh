@@ -71,14 +71,14 @@ install_torch_cuda() {
     fail "pip found a torch without CUDA; install one with CUDA into .venv, or run: make env DEVICE=cpu"
 }
 
-# vLLM pulls torchvision and torchaudio from the default index; beside a CPU torch they do not import, and a torchvision
-# that does not import breaks transformers. CORA needs neither.
+# vLLM pulls these from the default index. Beside a CPU torch, or without FFmpeg, they do not import; a torchvision that
+# does not import breaks transformers, and such a torchcodec can break vLLM. CORA needs none of them.
 remove_broken_companions() {
   local package
-  for package in torchvision torchaudio; do
+  for package in torchvision torchaudio torchcodec; do
     if .venv/bin/python -m pip show --quiet "$package" 2>/dev/null &&
       ! .venv/bin/python -c "import $package" >/dev/null 2>&1; then
-      say "removing $package: it does not import beside this torch"
+      say "removing $package: it does not import here"
       .venv/bin/python -m pip uninstall --quiet --yes "$package" >&2
     fi
   done

@@ -12,7 +12,7 @@ from cora.cli.main import COMMANDS, main
 
 # To add an option: add it here, in the documentation and in the changelog. To remove or rename one: deprecate it first.
 OPTIONS = {
-    "bench crop": {"--debug", "--help", "--impl", "--json"},
+    "bench crop": {"--debug", "--device", "--help", "--json", "--rounds", "--threads"},
     "doctor": {"--debug", "--help", "--json"},
     "eval": {
         "--backend",
