@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": USES,
     "baseline": APPLICATIONS,
     "bench": APPLICATIONS,
-    "cli": APPLICATIONS | {"baseline", "bench"},
+    "quickstart": APPLICATIONS,
+    "cli": APPLICATIONS | {"baseline", "bench", "quickstart"},
     "": {"_auto_classes"},
 }
 # What the packages that every command loads may import at module level, besides the standard library.

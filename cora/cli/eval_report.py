@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cora.evaluation.runner import EvaluationResult
+if TYPE_CHECKING:
+    from cora.evaluation.runner import EvaluationResult
 
 __all__ = ["as_document", "as_table", "complaints", "exit_code"]
 

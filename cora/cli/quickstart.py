@@ -36,15 +36,16 @@ def main(
 
     What an earlier quickstart with the same options made is used again.
     """
-    from cora.cli import quickstart_steps as steps
+    from cora.quickstart.report import evaluate_run
+    from cora.quickstart.workspace import Workspace
 
     started = time.monotonic()
-    with steps.Workspace.open(runs_dir / "quickstart") as workspace:
+    with Workspace.open(runs_dir / "quickstart") as workspace:
         splits = workspace.make_data(train_scenes=train_scenes, test_scenes=test_scenes)
         settings = workspace.load_config(config, runs_dir=runs_dir, overrides=overrides)
         workspace.make_towers(settings, splits["train"], steps=tower_steps)
         run_dir = workspace.train(settings)
-        report = steps.evaluate_run(run_dir, splits, settings, backend=backend)
+        report = evaluate_run(run_dir, splits, settings, backend=backend)
     report.seconds = round(time.monotonic() - started, 1)
     click.echo(report.as_table())
     click.echo(json.dumps(report.as_document()))

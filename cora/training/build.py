@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def image_options(config: CORAConfig) -> dict[str, Any]:
-    """Return the options of the `PanoramaImageProcessor` that the configuration names; the tower's own fill the rest."""
+    """Return the `PanoramaImageProcessor` options the configuration names; the tower's own fill the rest."""
     section = config.image_processing
     options: dict[str, Any] = {
         "crop_strategy": section.crop_strategy,
@@ -78,8 +78,10 @@ def pick_accelerator(config: CORAConfig) -> str:
 
 
 def pick_precision(config: CORAConfig, accelerator: str) -> Any:
-    """Return Lightning's precision name; ``auto`` is bf16 where the GPU has it, float16 with a scaler on older GPUs,
-    float32 on the CPU."""
+    """Return Lightning's precision name.
+
+    ``auto`` is bf16 where the GPU has it, float16 with a scaler on older GPUs, float32 on the CPU.
+    """
     wanted = config.training.precision
     if wanted != "auto":
         return wanted

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -158,7 +159,7 @@ class PanoramaTrainingModule(LightningModule):
         named = {f"{split}_{name}": value.detach() for name, value in losses.items()}
         self.log_dict(named, prog_bar=True, batch_size=1, sync_dist=split == "val")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW over one parameter group per part of the model, with warm-up and linear decay per step."""
         groups = []
         for name, weight_decay in WEIGHT_DECAY.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +49,7 @@ class TrainingResult:
 
     run_dir: Path
     export_dir: Path
-    best_metrics: dict[str, float]
+    best_metrics: Mapping[str, float | None]
 
 
 class CORATrainer:
@@ -90,7 +91,7 @@ class CORATrainer:
             self._run_stage(name, data, run, accelerator)
         self.model.export(run.export, self.processor)
         logger.info("exported to %s", run.export)
-        best = {name: run.state.results[name]["best_metric"] for name in stages}
+        best: dict[str, float | None] = {name: run.state.results[name]["best_metric"] for name in stages}
         return TrainingResult(run.path, run.export, best)
 
     def _data(self, name: StageName) -> PanoramaDataModule:

@@ -34,9 +34,9 @@ class LanguageTowerOptions:
     width: int = 128
     num_layers: int = 3
     num_heads: int = 4
-    num_scenes: int = 600
-    steps: int = 120
-    batch_size: int = 64
+    num_scenes: int = 300
+    steps: int = 80
+    batch_size: int = 32
     lr: float = 3e-3
 
 

@@ -60,7 +60,8 @@ class _PhraseEncoder(nn.Module):
     def forward(self) -> Tensor:
         """Return unit vectors float[P, D] of all phrases."""
         summed = self.words(self.bags)
-        return F.normalize(summed + self.mix(summed), dim=-1)
+        vectors: Tensor = F.normalize(summed + self.mix(summed), dim=-1)
+        return vectors
 
 
 class _ViewPhraseMatcher(nn.Module):
@@ -77,7 +78,8 @@ class _ViewPhraseMatcher(nn.Module):
         """Return logits float[B, P] for normalised views float[B, 3, h, w]: a soft maximum over the patches."""
         patches = F.normalize(self.tower(pixel_values=views).last_hidden_state, dim=-1)
         similarity = patches @ self.phrases().T * self.log_scale.exp()
-        return similarity.logsumexp(dim=1) + self.bias
+        logits: Tensor = similarity.logsumexp(dim=1) + self.bias
+        return logits
 
 
 def _views_and_labels(split: SplitFiles, processor: PanoramaImageProcessor) -> tuple[Tensor, Tensor]:
@@ -145,7 +147,7 @@ def _fit(matcher: _ViewPhraseMatcher, views: Tensor, labels: Tensor, options: Vi
         logits, truth = matcher(views[rows].float()), labels[rows].float()
         loss = F.binary_cross_entropy_with_logits(logits, truth, reduction="sum") / len(rows)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(matcher.parameters(), 1.0)
         optimizer.step()
         schedule.step()
@@ -155,5 +157,4 @@ def _fit(matcher: _ViewPhraseMatcher, views: Tensor, labels: Tensor, options: Vi
 
 
 def _f1(counts: Sequence[tuple[int, int]]) -> float:
-    hits, total = (sum(side) for side in zip(*counts, strict=True))
-    return hits / max(total, 1)
+    return sum(hits for hits, _ in counts) / max(sum(total for _, total in counts), 1)
