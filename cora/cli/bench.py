@@ -54,6 +54,5 @@ def _print_crop_table(rows: list[dict[str, Any]]) -> None:
             )
             + (f"  {row['note']}" if row["note"] else "")
         )
-    click.echo(
-        f"{rows[0]['rounds']} rounds, {rows[0]['threads']} thread(s), {rows[0]['device']}, torch {rows[0]['torch']}"
-    )
+    first = rows[0]
+    click.echo(f"{first['rounds']} rounds, threads: {first['threads']}, {first['device']}, torch {first['torch']}")

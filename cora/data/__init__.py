@@ -1,0 +1,1 @@
+"""Data sets: tables, samples and batches, and made-up panoramas whose answers are known."""
