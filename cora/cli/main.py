@@ -21,3 +21,7 @@ COMMANDS = {
 @click.version_option(__version__, prog_name="cora")
 def main() -> None:
     """Vision-language models that see 360° panoramas."""
+
+
+if __name__ == "__main__":
+    main()

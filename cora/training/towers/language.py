@@ -57,7 +57,9 @@ def make_language_tower(
     options = LanguageTowerOptions() if options is None else options
     scenes = (random_scene(first_seed + number) for number in range(options.num_scenes))
     pairs = [(question.text, question.answer) for scene in scenes for question in questions_about(scene)]
-    tokenizer = train_tokenizer(chain([system_message or ""], *pairs))
+    # The words of the turns belong to every conversation: as single tokens they make all of them shorter.
+    turns = ([f"system\n{system_message or ''}", f"user\n{query}", f"assistant\n{answer}"] for query, answer in pairs)
+    tokenizer = train_tokenizer(chain.from_iterable(turns))
     add_vision_token(tokenizer)
     formatter = UniversalTextFormatter(tokenizer, system_message=system_message)
     encoded = [formatter.encode_training(query, answer, has_panorama=False) for query, answer in pairs]
