@@ -24,9 +24,7 @@ SHORT = [
 
 def quickstart(runs_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cora.cli.main", "quickstart", f"--runs-dir={runs_dir}", *options]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ}, check=False
-    )
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture(scope="module")
