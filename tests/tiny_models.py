@@ -106,6 +106,8 @@ def make_text_config(family: str, *, vocab_size: int, tied: bool = True) -> Pret
         return Qwen3Config(**options)
     if family == "llama":
         return LlamaConfig(**options)
+    # Gemma normalises what its blocks add; small embeddings keep them from being drowned by the token itself.
+    options["initializer_range"] = 0.02
     return Gemma3TextConfig(sliding_window=1024, query_pre_attn_scalar=32, **options)
 
 
@@ -133,6 +135,8 @@ def make_model(
         image_token_id=image_token_id,
     )
     model = PanoramaVLM(config).eval()
+    # What is seen should weigh as much as what is asked.
+    torch.nn.init.normal_(model.projector.linear.weight, std=1.0)
     return model, model.build_processor(tokenizer, system_message="Look around.")
 
 

@@ -72,6 +72,9 @@ class PanoramaVLMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers
         self.projector = {**PROJECTOR_DEFAULTS, **self.projector}
         if self.text_config is not None:
             self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+            # Setting it for the whole sets it for the parts: without a value, an existing language model would lose its
+            # own, and with it the causal mask.
+            kwargs.setdefault("attn_implementation", self.text_config._attn_implementation)
         super().__post_init__(**kwargs)
 
     @property

@@ -44,7 +44,7 @@ class LanguageModel(nn.Module):
         name: str,
         *,
         dtype: torch.dtype = torch.float32,
-        attn_implementation: str | None = None,
+        attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
     ) -> LanguageModel:
         """Return the language model of a hub id or local directory with its weights.

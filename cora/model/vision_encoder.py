@@ -5,7 +5,7 @@ Shapes: N views of a batch, S patch tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -131,9 +131,12 @@ class VisionBackbone(nn.Module):
         self.config = vision_tower_config(config)
         self.family = VISION_FAMILIES[self.config.model_type]
         self.model: PreTrainedModel = AutoModel.from_config(self.config) if model is None else model
+        self._drop_unused(self.model)
+
+    def _drop_unused(self, model: nn.Module) -> None:
         for path in self.family.unused:
             owner, _, name = path.rpartition(".")
-            module = self.model.get_submodule(owner)
+            module = model.get_submodule(owner)
             setattr(module, name, None if isinstance(getattr(module, name), nn.Parameter) else nn.Identity())
 
     @classmethod
@@ -142,7 +145,7 @@ class VisionBackbone(nn.Module):
         name: str,
         *,
         dtype: torch.dtype = torch.float32,
-        attn_implementation: str | None = None,
+        attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
     ) -> VisionBackbone:
         """Return the tower of a hub id or local directory with its weights.
@@ -157,12 +160,29 @@ class VisionBackbone(nn.Module):
             model, report = tower_class.from_pretrained(
                 name, config=config, dtype=dtype, attn_implementation=attn_implementation, output_loading_info=True
             )
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise CheckpointError(
-                f"{name}: {len(missing)} weights of the vision tower are missing, first: {missing[0]}"
+        backbone = cls(config, model)
+        backbone._check_complete(name, report["missing_keys"])
+        return backbone
+
+    def _check_complete(self, name: str, missing: Iterable[str]) -> None:
+        """Raise CheckpointError when weights are missing, other than those that serve nothing here."""
+        needed = sorted(key for key in missing if not key.startswith(self.family.unused))
+        if needed:
+            raise CheckpointError(f"{name}: {len(needed)} weights of the vision tower are missing, first: {needed[0]}")
+
+    def load_checkpoint_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Load weights named as in a checkpoint, which for some towers differs from the names of the modules.
+
+        Raises:
+            CheckpointError: Weights are missing.
+        """
+        with _quiet_loading():
+            loaded, report = type(self.model).from_pretrained(
+                None, config=self.config, state_dict=dict(weights), output_loading_info=True
             )
-        return cls(config, model)
+        self._check_complete("the checkpoint", report["missing_keys"])
+        self._drop_unused(loaded)
+        self.model.load_state_dict(loaded.state_dict())
 
     @property
     def hidden_size(self) -> int:

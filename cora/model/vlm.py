@@ -101,8 +101,10 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
         if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
             raise CheckpointError(f"{name} is no checkpoint directory: it has no config.json")
         wants_report = kwargs.pop("output_loading_info", False)
+        # Wrong shapes are let through to the report, where the check below names them.
+        options = {**kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
         with _reads_checkpoint(name):
-            model, report = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
+            model, report = super().from_pretrained(name, *args, **options)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if keys := sorted(report[kind], key=str):
                 raise CheckpointError(f"{name}: {len(keys)} weights are {kind.removesuffix('_keys')}, first: {keys[0]}")
@@ -119,7 +121,7 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
         latent_dim: int = 768,
         projector: Mapping[str, Any] | None = None,
         dtype: torch.dtype = torch.float32,
-        attn_implementation: str | None = None,
+        attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
     ) -> tuple[Self, Any]:
         """Return a model of two pretrained towers with new weights between them, and its tokenizer.
@@ -132,7 +134,7 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
             latent_dim: Width between resampler and projector.
             projector: Options of the projector.
             dtype: Of all weights.
-            attn_implementation: Attention of both towers, as in transformers; its choice when None.
+            attn_implementation: Attention of both towers, as in transformers.
             trust_remote_code: Whether code that comes with a checkpoint may run.
 
         Raises:

@@ -5,7 +5,7 @@ Shapes: N panoramas, V views, T vision tokens, L tokens of all sequences of a st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +30,8 @@ from cora.processors.text import VISION_TOKEN
 from cora.vllm_plugin.processing import PanoramaDummyInputs, PanoramaMultiModalProcessor, PanoramaProcessingInfo
 
 __all__ = ["PanoramaVLMForVLLM"]
+
+TOWER_PREFIX = "vision.model."
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -116,8 +118,21 @@ class PanoramaVLMForVLLM(PanoramaEmbedder, nn.Module, SupportsMultiModal, Suppor
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         """Load an export's weights; return the names of the parameters that got a value."""
-        loaded: set[str] = AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
-        return loaded
+        tower: dict[str, Tensor] = {}
+        loaded: set[str] = AutoWeightsLoader(self).load_weights(
+            self._without_tower(weights, tower), mapper=self.hf_to_vllm_mapper
+        )
+        self.vision.load_checkpoint_weights(tower)
+        return loaded | {name for name, _ in self.named_parameters() if name.startswith(TOWER_PREFIX)}
+
+    @staticmethod
+    def _without_tower(weights: Iterable[tuple[str, Tensor]], tower: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights that are not the vision tower's, and put those aside in `tower`."""
+        for name, weight in weights:
+            if name.startswith(TOWER_PREFIX):
+                tower[name.removeprefix(TOWER_PREFIX)] = weight
+            else:
+                yield name, weight
 
     def get_mm_mapping(self) -> MultiModelKeys:
         """Return which children are what, for LoRA."""

@@ -78,7 +78,7 @@ def test_tokens_run_row_by_row_around_the_ring_after_the_global_view() -> None:
     around = sorted(layout.views[1:], key=lambda view: view.yaw_deg)
     expected = [(view.index * 4 + row) * 4 + column for row in range(4) for view in around for column in columns]
     assert list(layout.gather[16:]) == expected
-    lon, lat, valid = layout.directions()
+    _, lat, valid = layout.directions()
     row = slice(16, 16 + 8 * len(columns))
     assert valid[row].all()
     assert lat[row].min() > 0
