@@ -12,7 +12,14 @@ from cora.cli.errors import Command
 
 
 @click.command("quickstart", cls=Command)
-@click.option("--config", type=click.Path(path_type=Path), default="configs/tiny.yaml", show_default=True)
+@click.option(
+    "--config",
+    metavar="YAML",
+    type=click.Path(path_type=Path),
+    default="configs/tiny.yaml",
+    show_default=True,
+    help="Configuration file.",
+)
 @click.option(
     "--runs-dir", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where everything goes."
 )

@@ -29,8 +29,18 @@ OPTIONS = {
         "--set",
         "--test-csv",
     },
-    "quickstart": {"--debug", "--help"},
-    "train": {"--config", "--debug", "--help", "--set", "--strict"},
+    "quickstart": {
+        "--backend",
+        "--config",
+        "--debug",
+        "--help",
+        "--runs-dir",
+        "--set",
+        "--test-scenes",
+        "--tower-steps",
+        "--train-scenes",
+    },
+    "train": {"--config", "--debug", "--help", "--json", "--set", "--strict"},
 }
 MOST_OPTIONS = 8
 COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}
