@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 
 from cora.data.samples import Conversation, PanoramaSample
 from cora.data.table import Row, read_rows
-from cora.errors import DataError
+from cora.errors import DataError, ImageError
 from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["FeatureStore", "PanoramaDataset"]
@@ -28,7 +29,7 @@ class FeatureStore(Protocol):
 
 
 class PanoramaDataset(Dataset[PanoramaSample]):
-    """Samples of one or several tables.
+    """Samples of one or several tables; a row with several references gives a conversation for each.
 
     Args:
         tables: CSV, JSON lines or Parquet files; all of them are used.
@@ -41,6 +42,7 @@ class PanoramaDataset(Dataset[PanoramaSample]):
 
     Raises:
         DataError: A table is wrong, a conversation is too long, or there is nothing to train on.
+        ImageError: A panorama is missing.
     """
 
     def __init__(
@@ -59,9 +61,15 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         self.mode = mode
         self.max_text_length = max_text_length
         self.features = features
-        located = [(Path(path), row) for path in paths for row in read_rows(path, image_root=image_root)]
+        located = [
+            (Path(path), replace(row, references=(reference,)))
+            for path in paths
+            for row in read_rows(path, image_root=image_root)
+            for reference in row.references
+        ]
         if not located:
             raise DataError("no table to train on: set data.csv_train")
+        _check_images(located)
         self._samples = self._group(located, share_panorama=pack_questions or mode == "views")
         if mode == "answers":
             self._encoded = [tuple(self._encode(path, row) for path, row in group) for group in self._samples]
@@ -100,3 +108,12 @@ class PanoramaDataset(Dataset[PanoramaSample]):
             return PanoramaSample(image, self.features[image], True, conversations)
         views = self.processor.image_processor(image)["pixel_values"][0]
         return PanoramaSample(image, views, False, conversations)
+
+
+def _check_images(located: Iterable[tuple[Path, Row]]) -> None:
+    """Refuse a missing panorama now: training would come to it hours later."""
+    checked: set[Path] = set()
+    for path, row in located:
+        if row.image not in checked and not row.image.is_file():
+            raise ImageError(f"{path}, line {row.line}: {row.image}: no such file")
+        checked.add(row.image)

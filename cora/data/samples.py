@@ -19,7 +19,7 @@ from torch import Tensor
 from cora.errors import DataError
 from cora.processors.text import IGNORE_INDEX
 
-__all__ = ["Conversation", "PanoramaSample", "collate", "pack"]
+__all__ = ["Conversation", "PackedConversations", "PanoramaSample", "collate", "pack"]
 
 _PREFIX = 0
 _PADDING = -1
@@ -51,7 +51,7 @@ class PanoramaSample:
 
 
 @dataclass(frozen=True, slots=True)
-class _Packed:
+class PackedConversations:
     """Flat lists of one packed sample; `segments` holds 0 for the shared prefix and 1, 2, ... for the questions."""
 
     input_ids: list[int]
@@ -60,7 +60,7 @@ class _Packed:
     segments: list[int]
 
 
-def pack(conversations: Sequence[Conversation], image_token_id: int, *, name: str) -> _Packed:
+def pack(conversations: Sequence[Conversation], image_token_id: int, *, name: str) -> PackedConversations:
     """Put conversations about one panorama behind one copy of what they share, up to the last vision token.
 
     Raises:
@@ -69,7 +69,7 @@ def pack(conversations: Sequence[Conversation], image_token_id: int, *, name: st
     first = conversations[0].input_ids
     length = len(first) - first[::-1].index(image_token_id)
     prefix = first[:length]
-    packed = _Packed(list(prefix), [IGNORE_INDEX] * length, list(range(length)), [_PREFIX] * length)
+    packed = PackedConversations(list(prefix), [IGNORE_INDEX] * length, list(range(length)), [_PREFIX] * length)
     for number, conversation in enumerate(conversations, start=1):
         if conversation.input_ids[:length] != prefix:
             raise DataError(f"{name}: its questions differ before the panorama; they cannot share its tokens")

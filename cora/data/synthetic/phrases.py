@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from cora.data.synthetic.world import COLOURS, LANDMARKS, SHAPES, Scene, SceneObject
+from cora.errors import GeometryError
 from cora.types import ViewSpec
 
 __all__ = ["PHRASES", "visible_phrases"]
@@ -32,5 +33,11 @@ def _is_visible(item: SceneObject, view: ViewSpec) -> bool:
 
 
 def visible_phrases(scene: Scene, view: ViewSpec) -> list[str]:
-    """Return the entries of `PHRASES` that a level view (or a global one) of a scene shows."""
+    """Return the entries of `PHRASES` that a level view (or a global one) of a scene shows.
+
+    Raises:
+        GeometryError: The view looks up or down, or is rolled.
+    """
+    if not view.is_global and (view.pitch_deg or view.roll_deg):
+        raise GeometryError(f"view {view.index}: what it shows is known for level views only, not for {view}")
     return [f"{item.colour} {item.kind}".strip() for item in scene.everything if _is_visible(item, view)]

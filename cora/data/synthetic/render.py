@@ -97,7 +97,10 @@ def _hit_box(rays: Array, solid: _Solid) -> tuple[Array, Array]:
 
 
 def _hit_round(rays: Array, solid: _Solid) -> tuple[Array, Array]:
-    """Vertical cylinder or cone: radius falls linearly with height to `radius * (1 - taper)`; a flat lid on top."""
+    """Side of a vertical cylinder or cone, whose radius falls linearly with height to `radius * (1 - taper)`.
+
+    The ends are left out: tops are above the camera, and of the bottoms only the rim of a roof would show.
+    """
     taper = 1.0 if solid.kind == "cone" else 0.0
     slope = np.float32(taper * solid.radius / solid.height)
     start_radius = np.float32(solid.radius) + slope * np.float32(solid.base_y)

@@ -103,7 +103,7 @@ def _wrap_deg(yaw_deg: float) -> float:
 
 
 def _distances(count: int, generator: np.random.Generator) -> list[float]:
-    """Distances in [3, 7] m whose smallest is at least a quarter below the others, so that 'nearest' is visible."""
+    """Distances in [3, 7] m; all but the smallest are at least 1.3 times that, so that 'nearest' can be seen."""
     nearest = float(generator.uniform(3.0, 4.4))
     others = [float(value) for value in generator.uniform(1.3 * nearest, 7.0, size=count - 1)]
     distances = [nearest, *others]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -37,14 +38,29 @@ def _image_name(split: str, seed: int) -> str:
     return f"{split}/{seed:08d}.jpg"
 
 
+def _is_written(path: Path, *, height: int, width: int) -> bool:
+    if not path.exists():
+        return False
+    with Image.open(path) as picture:
+        return picture.size == (width, height)
+
+
 def _write_image(seed: int, *, folder: Path, split: str, height: int, width: int) -> None:
     path = folder / _image_name(split, seed)
-    if path.exists():
-        return
     partial_path = path.with_suffix(".part")
     picture = Image.fromarray(render_panorama(random_scene(seed), height=height, width=width))
     picture.save(partial_path, format="JPEG", quality=92, subsampling=0)
-    partial_path.rename(path)
+    partial_path.replace(path)
+
+
+def _write_images(seeds: Sequence[int], workers: int, write: Callable[[int], None]) -> None:
+    if workers == 1 or len(seeds) == 1:
+        for seed in seeds:
+            write(seed)
+    elif seeds:
+        # Spawned, not forked: the caller may already hold torch's threads.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            list(pool.map(write, seeds, chunksize=32))
 
 
 def write_split(
@@ -52,7 +68,7 @@ def write_split(
 ) -> SplitFiles:
     """Render `num_scenes` panoramas and write ``<folder>/<split>.csv`` with all questions about them.
 
-    Panoramas that exist are kept; equal arguments always give equal files.
+    Panoramas that exist in this size are kept; equal arguments always give equal files.
 
     Args:
         folder: Made if missing; images go to ``<folder>/<split>/``.
@@ -61,16 +77,18 @@ def write_split(
         first_seed: Seed of the first scene; scene i has seed ``first_seed + i``. Splits must not share seeds.
         height: Panorama height in pixels; width is normally twice that.
         width: Panorama width in pixels.
-        workers: Rendering processes.
+        workers: Rendering processes; 1 renders in this one. More are spawned, so that a script that asks for them
+            must be importable: its own work stands below ``if __name__ == "__main__"``.
     """
     (folder / split).mkdir(parents=True, exist_ok=True)
     seeds = tuple(range(first_seed, first_seed + num_scenes))
-    render = partial(_write_image, folder=folder, split=split, height=height, width=width)
-    # Spawned, not forked: the caller may already hold torch's threads.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for _ in pool.map(render, seeds, chunksize=32):
-            pass
     files = SplitFiles(folder / f"{split}.csv", seeds)
+    missing = [
+        seed
+        for seed, image in zip(seeds, files.images, strict=True)
+        if not _is_written(image, height=height, width=width)
+    ]
+    _write_images(missing, workers, partial(_write_image, folder=folder, split=split, height=height, width=width))
     with files.csv.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)

@@ -1,0 +1,77 @@
+"""The same weights give the same greedy tokens through Transformers and through vLLM, whatever the batch size."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_models import make_model, make_panorama
+
+from cora.inference.generator import PanoramaGenerator
+from cora.inference.protocol import GenerationRequest, GenerationSettings
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
+]
+
+QUESTIONS = ("What is ahead?", "Which colour is the cone to the left?", "sky")
+NUM_PANORAMAS = 20
+BATCH_SIZES = (1, 3, 16)
+SETTINGS = GenerationSettings(max_new_tokens=16)
+# vLLM allows one engine per process to hold what it wants; the families run one after the other.
+MODELS = {"qwen-tied": ("qwen", True), "qwen-untied": ("qwen", False), "llama": ("llama", True)}
+
+Tokens = list[tuple[int, ...]]
+
+
+def answers(generator: PanoramaGenerator, *, batch_size: int, num_panoramas: int) -> Tokens:
+    requests = [GenerationRequest(make_panorama(seed), query) for seed in range(num_panoramas) for query in QUESTIONS]
+    results = []
+    for start in range(0, len(requests), batch_size):
+        results += generator.generate(requests[start : start + batch_size], SETTINGS)
+    assert [result.error for result in results] == [None] * len(requests)
+    return [result.token_ids for result in results]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def export(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    family, tied = MODELS[request.param]
+    model, processor = make_model(family, tied=tied)
+    folder = tmp_path_factory.mktemp(request.param)
+    model.export(folder, processor)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(export: Path) -> Tokens:
+    generator = PanoramaGenerator.from_checkpoint(export, "transformers", device="cpu", batch_size=1)
+    tokens = answers(generator, batch_size=1, num_panoramas=NUM_PANORAMAS)
+    generator.close()
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def engine(export: Path) -> Iterator[PanoramaGenerator]:
+    generator = PanoramaGenerator.from_checkpoint(export, "vllm", device="cpu")
+    yield generator
+    generator.close()
+
+
+def test_the_comparison_has_power(expected: Tokens) -> None:
+    # Answers that ignored the panorama, or the question, would agree for no good reason.
+    assert len(set(expected)) > 0.8 * len(expected)
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+def test_transformers_batches_do_not_change_tokens(export: Path, expected: Tokens, batch_size: int) -> None:
+    generator = PanoramaGenerator.from_checkpoint(export, "transformers", device="cpu", batch_size=batch_size)
+    assert answers(generator, batch_size=batch_size, num_panoramas=NUM_PANORAMAS) == expected
+    generator.close()
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+def test_vllm_gives_the_tokens_of_transformers(engine: PanoramaGenerator, expected: Tokens, batch_size: int) -> None:
+    assert answers(engine, batch_size=batch_size, num_panoramas=NUM_PANORAMAS) == expected
