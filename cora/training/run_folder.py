@@ -60,7 +60,7 @@ class RunFolder:
     @classmethod
     def create(cls, runs_dir: str | Path, experiment: str) -> RunFolder:
         """Make the next free folder of today."""
-        parent = Path(runs_dir) / experiment
+        parent = Path(runs_dir).resolve() / experiment
         parent.mkdir(parents=True, exist_ok=True)
         day = datetime.now().strftime("%Y%m%d")
         for number in range(1, 1000):
