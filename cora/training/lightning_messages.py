@@ -14,7 +14,7 @@ _NOISE = {
     r"Checkpoint directory .* exists and is not empty": "the loggers of a stage write to the folder first, on purpose",
     r"Found \d+ module\(s\) in eval mode": "frozen towers are in evaluation mode on purpose",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning's use of torch, mended by its next version",
-    r"The '\w+' does not have many workers": "training.num_workers is the user's choice, and the tiny preset needs none",
+    r"The '\w+' does not have many workers": "training.num_workers is the user's choice",
     r"Experiment logs directory .* exists": "several loggers share the folder of a stage",
 }
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")

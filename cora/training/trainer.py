@@ -21,6 +21,7 @@ from cora.training.callbacks import CUDACacheCleanupCallback
 from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from cora.training.curves import plot_curves
 from cora.training.feature_cache import FeatureCache, fits_in_memory
+from cora.training.lightning_messages import quiet_lightning
 from cora.training.module import PanoramaTrainingModule
 from cora.training.run_folder import RunFolder
 
@@ -116,8 +117,9 @@ class CORATrainer:
         module = PanoramaTrainingModule(self.model, self.config, name)
         self._cache_features(module, data)
         folder = run.stage(name)
-        trainer, best = self._lightning(name, folder, accelerator, data)
-        trainer.fit(module, datamodule=data)
+        with quiet_lightning():
+            trainer, best = self._lightning(name, folder, accelerator, data)
+            trainer.fit(module, datamodule=data)
         module.load_trained(read_checkpoint(best.best_model_path)["state_dict"])
         plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
         run.state.completed_stages.append(name)
