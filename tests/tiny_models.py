@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
     CLIPVisionConfig,
     Dinov2Config,
     Dinov2WithRegistersConfig,
@@ -137,6 +140,10 @@ def make_model(
     model = PanoramaVLM(config).eval()
     # What is seen should weigh as much as what is asked.
     torch.nn.init.normal_(model.projector.linear.weight, std=1.0)
+    for name, weight in model.named_parameters():
+        if name.endswith("q_norm.weight"):
+            # Normalised queries and keys attend to everything alike, and then every panorama gets the same answer.
+            torch.nn.init.constant_(weight, 8.0)
     return model, model.build_processor(tokenizer, system_message="Look around.")
 
 
@@ -144,3 +151,16 @@ def make_panorama(seed: int, *, height: int = 64) -> Image.Image:
     """Return a panorama of coarse noise that looks like no other seed's."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((2 * height, height))
+
+
+def write_towers(folder: Path, *, vision: str = "siglip", family: str = "qwen") -> tuple[Path, Path]:
+    """Save a vision tower and a language model with random weights as Hugging Face directories; return where."""
+    torch.manual_seed(0)
+    vision_folder, language_folder = folder / vision, folder / family
+    AutoModel.from_config(make_vision_config(vision)).save_pretrained(vision_folder)
+    tokenizer = make_tokenizer(family)
+    AutoModelForCausalLM.from_config(make_text_config(family, vocab_size=len(tokenizer))).save_pretrained(
+        language_folder
+    )
+    tokenizer.save_pretrained(language_folder)
+    return vision_folder, language_folder
