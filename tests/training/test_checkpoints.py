@@ -1,0 +1,86 @@
+"""Checkpoints and state files: whole or absent, and nothing in them is run."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from cora.errors import CheckpointError
+from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from cora.training.run_folder import RunFolder, write_json
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.arange(3)}, "epoch": 2}, path)
+    content = read_checkpoint(path)
+    assert content["epoch"] == 2
+    assert torch.equal(content["state_dict"]["w"], torch.arange(3))
+    assert [item.name for item in path.parent.iterdir()] == ["a.ckpt"]
+
+
+def test_an_interrupted_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def half(content: object, stream: object) -> None:
+        stream.write(b"PK half a file")  # type: ignore[attr-defined]
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(OSError, match="No space left"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    monkeypatch.undo()
+    assert read_checkpoint(path) == {"epoch": 1}
+
+
+def test_missing_damaged_and_unsafe_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "none.ckpt")
+    damaged = tmp_path / "damaged.ckpt"
+    torch.save({"w": torch.zeros(1000)}, damaged)
+    damaged.write_bytes(damaged.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=r"damaged\.ckpt: not a loadable checkpoint"):
+        read_checkpoint(damaged)
+
+    class Harmful:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    unsafe = tmp_path / "unsafe.ckpt"
+    torch.save(Harmful(), unsafe)
+    with pytest.raises(CheckpointError, match="not a loadable checkpoint"):
+        read_checkpoint(unsafe)
+    unsafe.write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(CheckpointError, match="not a loadable checkpoint"):
+        read_checkpoint(unsafe)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = RunFolder.create("runs", "tiny"), RunFolder.create("runs", "tiny")
+    assert first.path.is_absolute()
+    assert first.path.parent == second.path.parent == tmp_path / "runs" / "tiny"
+    assert [run.path.name[-4:] for run in (first, second)] == ["_001", "_002"]
+
+
+def test_state_file(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "tiny")
+    run.state.current_stage = "vision"
+    run.save_state()
+    run.state.completed_stages.append("vision")
+    run.state.results["vision"] = {"checkpoint": "vision/a.ckpt", "best_metric": 1.5}
+    run.save_state()
+    content = json.loads((run.path / "stage_state.json").read_text())
+    assert content == {
+        "completed_stages": ["vision"],
+        "current_stage": "vision",
+        "vision": {"checkpoint": "vision/a.ckpt", "best_metric": 1.5},
+    }
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert not (tmp_path / "a.json.part").exists()
