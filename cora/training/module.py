@@ -12,7 +12,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from cora.config.schema import CORAConfig, StageConfig, StageName
 from cora.errors import ConfigError
@@ -20,22 +19,15 @@ from cora.model.projectors import VICRegProjector
 from cora.model.vlm import PanoramaVLM
 from cora.processors.images import PanoramaImageProcessor
 from cora.training.losses.vicreg import VICRegLoss
+from cora.training.schedule import linear_warmup_decay
 
-__all__ = ["PanoramaTrainingModule", "linear_warmup_decay"]
+__all__ = ["PanoramaTrainingModule"]
 
 Batch = dict[str, Tensor]
 
 # The vision encoder arrives pretrained: it moves at a tenth of the stage's learning rate.
 VISION_LR_FACTOR = 0.1
 WEIGHT_DECAY = {"vision": 0.01, "resampler": 0.05, "projector": 0.05, "vicreg_head": 0.05, "language_model": 0.01}
-
-
-def linear_warmup_decay(step: int, *, total_steps: int, warmup_ratio: float) -> float:
-    """Return the learning-rate factor of a step: from 0 up to 1 during warm-up, then linearly down to 0."""
-    warmup_steps = max(round(total_steps * warmup_ratio), 1)
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    return max(total_steps - step, 0) / max(total_steps - warmup_steps, 1)
 
 
 def build_vicreg_loss(model: PanoramaVLM, stage: StageConfig) -> VICRegLoss:
@@ -170,10 +162,7 @@ class PanoramaTrainingModule(LightningModule):
                 groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay, "name": name})
         optimizer = AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
         total_steps = cast(int, self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(
-            optimizer,
-            lambda step: linear_warmup_decay(step, total_steps=total_steps, warmup_ratio=self.stage.warmup_ratio),
-        )
+        schedule = linear_warmup_decay(optimizer, total_steps=total_steps, warmup_ratio=self.stage.warmup_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def trainable_state(self) -> dict[str, Tensor]:

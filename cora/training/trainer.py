@@ -161,20 +161,23 @@ class CORATrainer:
             callbacks.append(CUDACacheCleanupCallback())
         if self.show_progress:
             callbacks.append(RichProgressBar())
+        epoch_length = _epoch_length(stage, len(data.train_dataloader()))
         trainer = Trainer(
             accelerator=accelerator,
             devices=settings.devices,
             precision=pick_precision(self.config, accelerator),
             max_epochs=stage.epochs,
             max_steps=-1 if stage.max_steps is None else stage.max_steps,
-            limit_train_batches=_epoch_length(stage, len(data.train_dataloader())),
+            limit_train_batches=epoch_length,
+            # An empty list of loaders would do too, but Lightning takes it for a mistake.
+            limit_val_batches=1.0 if has_validation else 0,
             accumulate_grad_batches=stage.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
             logger=[
                 CSVLogger(folder, name="", version=""),
                 TensorBoardLogger(folder, name="", version=""),
             ],
-            log_every_n_steps=_LOG_EVERY,
+            log_every_n_steps=min(_LOG_EVERY, epoch_length),
             callbacks=callbacks,
             plugins=cast(Any, [AtomicCheckpointIO()]),
             enable_progress_bar=self.show_progress,

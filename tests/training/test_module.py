@@ -11,7 +11,8 @@ from tiny_models import make_model, make_panorama
 from cora.config.schema import CORAConfig
 from cora.data.samples import Conversation, PanoramaSample, collate
 from cora.errors import ConfigError
-from cora.training.module import PanoramaTrainingModule, linear_warmup_decay
+from cora.training.module import PanoramaTrainingModule
+from cora.training.schedule import warmup_decay_factor
 
 
 def make_config(**sections: Any) -> CORAConfig:
@@ -37,13 +38,13 @@ def make_batch(processor: Any, number: int = 2) -> dict[str, torch.Tensor]:
 
 
 def test_warm_up_and_decay() -> None:
-    factors = [linear_warmup_decay(step, total_steps=100, warmup_ratio=0.1) for step in range(101)]
+    factors = [warmup_decay_factor(step, total_steps=100, warmup_ratio=0.1) for step in range(101)]
     assert factors[0] == pytest.approx(0.1)
     assert factors[9] == factors[10] == pytest.approx(1.0)
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == 0.0
     assert max(factors) == 1.0
-    assert linear_warmup_decay(0, total_steps=1, warmup_ratio=0.0) == 1.0
+    assert warmup_decay_factor(0, total_steps=1, warmup_ratio=0.0) == 1.0
 
 
 @pytest.mark.parametrize(

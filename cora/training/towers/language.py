@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from rich.progress import track
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from cora.data.synthetic import questions_about, random_scene
 from cora.processors.text import IGNORE_INDEX, UniversalTextFormatter, add_vision_token
+from cora.training.schedule import linear_warmup_decay
 from cora.training.towers.tokenizer import END_OF_TEXT, train_tokenizer
 
 __all__ = ["LanguageTowerOptions", "make_language_tower"]
@@ -94,7 +94,7 @@ def _new_model(vocab_size: int, options: LanguageTowerOptions, pad_token_id: int
 
 def _fit(model: Qwen3ForCausalLM, encoded: list[tuple[list[int], list[int]]], options: LanguageTowerOptions) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = OneCycleLR(optimizer, options.lr, options.steps, pct_start=0.1)
+    schedule = linear_warmup_decay(optimizer, total_steps=options.steps, warmup_ratio=0.1)
     losses: list[float] = []
     for _ in track(range(options.steps), description="language tower"):
         rows = [encoded[index] for index in torch.randint(len(encoded), (options.batch_size,)).tolist()]

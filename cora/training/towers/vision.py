@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from cora.data.synthetic import SplitFiles, random_scene
 from cora.data.synthetic.phrases import PHRASES, visible_phrases
 from cora.processors.images import PanoramaImageProcessor
+from cora.training.schedule import linear_warmup_decay
 
 __all__ = ["VisionTowerOptions", "make_vision_tower"]
 
@@ -140,7 +140,7 @@ def make_vision_tower(
 
 def _fit(matcher: _ViewPhraseMatcher, views: Tensor, labels: Tensor, options: VisionTowerOptions) -> float:
     optimizer = torch.optim.AdamW(matcher.parameters(), lr=options.lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = OneCycleLR(optimizer, options.lr, options.steps, pct_start=0.1)
+    schedule = linear_warmup_decay(optimizer, total_steps=options.steps, warmup_ratio=0.1)
     counts: list[tuple[int, int]] = []
     for _ in track(range(options.steps), description="vision tower"):
         rows = torch.randint(len(views), (options.batch_size,))

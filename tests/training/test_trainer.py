@@ -1,0 +1,226 @@
+"""CORATrainer: three stages from tables to an export, reproducibly, and nothing started that cannot end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import make_panorama, write_towers
+
+from cora.config.manager import ConfigManager
+from cora.config.schema import CORAConfig
+from cora.errors import BackendUnavailable, ConfigError, DataError, ImageError
+from cora.inference.generator import PanoramaGenerator
+from cora.model.vlm import PanoramaVLM
+from cora.training.trainer import CORATrainer, TrainingResult
+
+STAGES = ("vision", "resampler", "finetune")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    write_towers(folder)
+    for split, seeds in (("train", range(4)), ("val", range(10, 12))):
+        lines = ["url,query,annotation"]
+        for seed in seeds:
+            make_panorama(seed).save(folder / f"{seed}.png")
+            lines += [f"{seed}.png,What is ahead?,number {seed}", f"{seed}.png,sky,it is {seed}"]
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_config(workspace: Path, runs_dir: Path, *overrides: str) -> CORAConfig:
+    stages: dict[str, Any] = {
+        "vision": {"epochs": 1, "batch_size": 2, "lr": 1e-3, "vision_trainable_blocks": 1},
+        "resampler": {"epochs": 2, "batch_size": 2, "lr": 1e-3, "accumulate_grad_batches": 1},
+        "finetune": {"epochs": 2, "batch_size": 2, "lr": 1e-3, "accumulate_grad_batches": 1},
+    }
+    config: dict[str, Any] = {
+        "models": {
+            "vision_name": str(workspace / "siglip"),
+            "language_model_name": str(workspace / "qwen"),
+            "resampler_type": "mlp",
+            "resampler_config": {"hidden_dim": 32},
+            "latent_dimension": 24,
+        },
+        "image_processing": {"crop_strategy": "e2p", "image_size": 32},
+        "training": {"accelerator": "cpu", "stage_configs": stages},
+        "lora": {"use_lora": True, "rank": 4, "dropout": 0.0},
+        "data": {"csv_train": str(workspace / "train.csv"), "csv_val": str(workspace / "val.csv")},
+        "output": {"runs_dir": str(runs_dir)},
+    }
+    path = runs_dir / "config.json"
+    runs_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return ConfigManager.load(path, overrides=list(overrides), strict=True)
+
+
+def train(config: CORAConfig) -> TrainingResult:
+    return CORATrainer(config, experiment="small", show_progress=False).train()
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    return train(make_config(workspace, tmp_path_factory.mktemp("runs")))
+
+
+def losses(run_dir: Path, stage: str, column: str) -> list[float]:
+    with (run_dir / stage / "metrics.csv").open(newline="") as stream:
+        return [float(row[column]) for row in csv.DictReader(stream) if row.get(column)]
+
+
+def test_a_run_leaves_what_the_layout_promises(finished: TrainingResult) -> None:
+    run = finished.run_dir
+    assert run.parent.name == "small"
+    for stage in STAGES:
+        assert (run / stage / "last.ckpt").is_file()
+        assert (run / stage / "curves.png").stat().st_size > 0
+        assert list((run / stage).glob("events.out.tfevents.*"))
+        names = [path.name for path in (run / stage).glob(f"{stage}-*.ckpt")]
+        assert len(names) == 1
+        assert re.fullmatch(rf"{stage}-epoch=\d\d-val_loss=\d+\.\d{{4}}\.ckpt", names[0])
+    state = json.loads((run / "stage_state.json").read_text())
+    assert state["completed_stages"] == list(STAGES)
+    assert state["current_stage"] is None
+    for stage in STAGES:
+        assert (run / state[stage]["checkpoint"]).is_file()
+        assert state[stage]["best_metric"] == finished.best_metrics[stage]
+    assert finished.best_metrics["finetune"] == pytest.approx(min(losses(run, "finetune", "val_loss")), abs=1e-5)
+
+
+def test_provenance_names_data_seed_and_device(finished: TrainingResult, workspace: Path) -> None:
+    content = json.loads((finished.run_dir / "provenance.json").read_text())
+    assert set(content["data"]) == {str(workspace / "train.csv"), str(workspace / "val.csv")}
+    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", digest) for digest in content["data"].values())
+    assert (content["seed"], content["device"]) == (42, "cpu")
+    assert content["packages"]["torch"] == torch.__version__
+
+
+def test_the_saved_configuration_gives_the_same_run(finished: TrainingResult, workspace: Path, tmp_path: Path) -> None:
+    saved = ConfigManager.load(finished.run_dir / "config.yaml", overrides=[f"output.runs_dir={tmp_path}"], strict=True)
+    again = train(saved)
+    for stage in STAGES:
+        for column in ("train_loss", "val_loss"):
+            assert losses(again.run_dir, stage, column) == losses(finished.run_dir, stage, column)
+    other = train(
+        ConfigManager.load(
+            finished.run_dir / "config.yaml", overrides=[f"output.runs_dir={tmp_path}", "training.seed=7"]
+        )
+    )
+    assert losses(other.run_dir, "finetune", "val_loss") != losses(finished.run_dir, "finetune", "val_loss")
+
+
+def test_training_lowers_the_loss(workspace: Path, tmp_path: Path) -> None:
+    override = "training.stage_configs.finetune.epochs=12"
+    result = train(
+        make_config(
+            workspace, tmp_path, override, "training.stages=[finetune]", f"data.csv_val={workspace / 'train.csv'}"
+        )
+    )
+    values = losses(result.run_dir, "finetune", "val_loss")
+    assert len(values) == 12
+    assert values[-1] < 0.7 * values[0]
+
+
+def test_the_export_answers_and_has_no_adapters_left(finished: TrainingResult) -> None:
+    model = PanoramaVLM.from_pretrained(finished.export_dir)
+    assert not model.language_model.has_lora
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    generator = PanoramaGenerator.from_checkpoint(finished.export_dir, "transformers", device="cpu")
+    assert isinstance(generator.answer(make_panorama(0), "What is ahead?"), str)
+    generator.close()
+
+
+def test_only_the_last_vision_block_was_trained(finished: TrainingResult, workspace: Path) -> None:
+    from transformers import AutoModel
+
+    original = dict(AutoModel.from_pretrained(workspace / "siglip").named_parameters())
+    exported = dict(PanoramaVLM.from_pretrained(finished.export_dir).vision.named_parameters())
+    changed = set()
+    for name, value in exported.items():
+        (source,) = [key for key in original if name.endswith(key)]
+        if not torch.equal(value, original[source]):
+            changed.add(source)
+    assert any("layers.1." in name for name in changed)
+    assert all("layers.1." in name or "post_layernorm" in name for name in changed)
+
+
+def test_validation_and_checkpoint_come_even_if_steps_end_before_the_epoch(workspace: Path, tmp_path: Path) -> None:
+    result = train(
+        make_config(workspace, tmp_path, "training.stage_configs.finetune.max_steps=1", "training.stages=[finetune]")
+    )
+    assert len(losses(result.run_dir, "finetune", "val_loss")) == 1
+    assert result.best_metrics["finetune"] is not None
+
+
+def test_without_validation_data_the_training_loss_decides(workspace: Path, tmp_path: Path) -> None:
+    result = train(make_config(workspace, tmp_path, "data.csv_val=null", "training.stages=[resampler]"))
+    assert result.best_metrics["resampler"] is not None
+    assert list((result.run_dir / "resampler").glob("resampler-epoch=*-train_loss=*.ckpt"))
+
+
+def test_a_stage_can_have_tables_of_its_own(workspace: Path, tmp_path: Path) -> None:
+    table = tmp_path / "one.csv"
+    table.write_text(f"url,query,annotation\n{workspace / '0.png'},sky,blue\n")
+    config = make_config(
+        workspace,
+        tmp_path / "runs",
+        "training.stages=[resampler, finetune]",
+        f"training.stage_configs.finetune.data.csv_train={table}",
+    )
+    result = train(config)
+    assert str(table) in json.loads((result.run_dir / "provenance.json").read_text())["data"]
+
+
+def test_views_and_cached_features_train_alike(workspace: Path, tmp_path: Path) -> None:
+    curves = []
+    for cached in ("true", "false"):
+        config = make_config(
+            workspace, tmp_path / cached, f"training.cache_features={cached}", "training.stages=[finetune]"
+        )
+        curves.append(losses(train(config).run_dir, "finetune", "val_loss"))
+    # Cached features are kept in half precision.
+    assert curves[0] == pytest.approx(curves[1], rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("data.csv_train=null", ConfigError, "stage 'vision' has no training data: set data.csv_train"),
+        ("data.csv_train=none.csv", DataError, r"none\.csv: no such file"),
+        ("models.resampler_type=bimabma", ConfigError, r"did you mean 'bimamba'"),
+        ("image_processing.crop_strategy=e2pp", ConfigError, r"did you mean 'e2p'"),
+        ("training.stage_configs.vision.max_text_length=4", None, ""),
+        ("training.stage_configs.finetune.max_text_length=4", DataError, r"train\.csv, line 2: .*max_text_length 4"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(
+    workspace: Path, tmp_path: Path, override: str, error: type[Exception] | None, message: str
+) -> None:
+    config = make_config(workspace, tmp_path, override, "training.stages=[vision, finetune]")
+    if error is None:
+        assert CORATrainer(config).config is config
+        return
+    with pytest.raises(error, match=message):
+        train(config)
+    assert not (tmp_path / "small").exists()
+
+
+def test_a_missing_panorama_stops_before_the_first_stage(workspace: Path, tmp_path: Path) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("url,query,annotation\nnone.png,sky,blue\n")
+    with pytest.raises(ImageError, match=r"rows\.csv, line 2: .*none\.png: no such file"):
+        train(make_config(workspace, tmp_path, f"data.csv_train={table}"))
+    assert not (tmp_path / "small").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_no_cpu(workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailable, match=r"training\.accelerator is 'gpu', but torch .* sees no CUDA device"):
+        train(make_config(workspace, tmp_path, "training.accelerator=gpu"))
