@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -78,8 +79,10 @@ class VLLMBackend:
             raise BackendUnavailable(f"back end vllm: {reason}")
         _set_environment()
         try:
-            from vllm import LLM
-            from vllm.platforms import current_platform
+            # What vLLM's own code is warned of at import says nothing to a user of CORA.
+            with warnings.catch_warnings(action="ignore"):
+                from vllm import LLM
+                from vllm.platforms import current_platform
         except Exception as error:  # a broken installation raises whatever its libraries do
             raise BackendUnavailable(f"back end vllm: vllm is installed but cannot be imported ({error})") from error
         is_cpu = bool(current_platform.is_cpu())
@@ -180,6 +183,8 @@ def _set_environment() -> None:
     }
     for name, value in settings.items():
         os.environ.setdefault(name, value)
+    # Some of its modules log before it has read the level.
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
 
 
 def _check_device(device: str, *, is_cpu: bool) -> None:

@@ -15,8 +15,6 @@ from cora.inference.protocol import GenerationRequest, GenerationSettings
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
-    # What vLLM and its dependencies warn of is theirs to mend; in a user's process it is no error either.
-    pytest.mark.filterwarnings("default"),
 ]
 
 QUESTIONS = ("What is ahead?", "Which colour is the cone to the left?", "sky")
