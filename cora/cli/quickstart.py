@@ -23,7 +23,7 @@ from cora.cli.errors import Command
 @click.option(
     "--runs-dir", type=click.Path(path_type=Path), default="runs", show_default=True, help="Where everything goes."
 )
-@click.option("--train-scenes", default=3000, show_default=True, type=click.IntRange(min=8), help="Panoramas to learn.")
+@click.option("--train-scenes", default=4000, show_default=True, type=click.IntRange(min=8), help="Panoramas to learn.")
 @click.option("--test-scenes", default=40, show_default=True, type=click.IntRange(min=1), help="Panoramas held out.")
 @click.option(
     "--tower-steps", default=400, show_default=True, type=click.IntRange(min=1), help="Pretraining of the vision tower."

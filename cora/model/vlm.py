@@ -35,6 +35,10 @@ __all__ = ["PanoramaVLM"]
 @contextmanager
 def _reads_checkpoint(name: str | Path) -> Iterator[None]:
     """Turn transformers' ways to say that there is no such checkpoint into one of ours."""
+    text = str(name)
+    # A hub id has one slash at most.
+    if (text.count("/") > 1 or text.startswith((".", "/", "~"))) and not Path(name).exists():
+        raise CheckpointError(f"{name}: no such checkpoint directory")
     try:
         yield
     except OSError as error:

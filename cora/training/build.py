@@ -9,8 +9,10 @@ import torch
 
 from cora.config.schema import CORAConfig
 from cora.errors import BackendUnavailable
+from cora.model.resampler import RESAMPLERS
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
+from cora.processors.strategies import STRATEGIES
 
 __all__ = ["build_model", "image_options", "pick_accelerator", "pick_precision"]
 
@@ -38,8 +40,16 @@ def build_model(config: CORAConfig) -> tuple[PanoramaVLM, PanoramaProcessor]:
     """Return a model of pretrained towers with new weights between them, and the processor that feeds it.
 
     The new weights depend on ``training.seed`` alone.
+
+    Raises:
+        RegistryError: The crop strategy or the resampler is unknown.
+        ConfigError: A part is not supported or an option unknown.
+        CheckpointError: A tower cannot be loaded.
     """
     models = config.models
+    # Looked up before the towers are loaded, which may take minutes.
+    STRATEGIES.get(config.image_processing.crop_strategy)
+    RESAMPLERS.get(models.resampler_type)
     torch.manual_seed(config.training.seed)
     model, tokenizer = PanoramaVLM.from_components(
         vision_name=models.vision_name,

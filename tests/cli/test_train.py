@@ -57,12 +57,15 @@ def test_prints_where_the_export_is(config: Path, tmp_path: Path, monkeypatch: p
         ("training: {stages: [vison]}", [], "unknown stage 'vison' (did you mean 'vision'?)"),
         ("training: {seed: many}", [], "training.seed"),
         ("training: [", [], "mine.yaml"),
+        ("{}", ["--set", "image_processing.crop_strategy=e2pp"], "unknown crop strategy 'e2pp' (did you mean 'e2p'?)"),
+        ("{}", ["--set", "models.resampler_type=percever"], "unknown resampler 'percever' (did you mean 'perceiver'?)"),
+        ("{}", ["--set", "models.vision_name=runs/no/tower"], "runs/no/tower: no such checkpoint directory"),
     ],
 )
 def test_bad_configurations_are_one_line(tmp_path: Path, content: str, options: list[str], message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(content)
-    result = invoke("--config", str(path), *options)
+    result = invoke("--config", str(path), "--set", "data.csv_train=train.csv", *options)
     assert result.exit_code == 2
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
