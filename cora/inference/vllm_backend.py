@@ -79,7 +79,7 @@ class VLLMBackend:
             raise BackendUnavailable(f"back end vllm: {reason}")
         _set_environment()
         try:
-            # What vLLM's own code is warned of at import says nothing to a user of CORA.
+            # What vLLM's own code is warned of, here and below, says nothing to a user of CORA.
             with warnings.catch_warnings(action="ignore"):
                 from vllm import LLM
                 from vllm.platforms import current_platform
@@ -92,15 +92,16 @@ class VLLMBackend:
         if is_cpu:
             # Measured: compiling costs 50 s and gains nothing; larger blocks would share fewer prompt prefixes.
             options = {"dtype": "float32", "enforce_eager": True, "block_size": 32}
-        engine = LLM(
-            model=str(directory),
-            max_model_len=context,
-            limit_mm_per_prompt={"image": 1},
-            enable_prefix_caching=True,
-            mm_processor_cache_gb=1,
-            disable_log_stats=True,
-            **options,
-        )
+        with warnings.catch_warnings(action="ignore"):
+            engine = LLM(
+                model=str(directory),
+                max_model_len=context,
+                limit_mm_per_prompt={"image": 1},
+                enable_prefix_caching=True,
+                mm_processor_cache_gb=1,
+                disable_log_stats=True,
+                **options,
+            )
         dtype = str(engine.llm_engine.model_config.dtype).removeprefix("torch.")
         logger.info("vLLM engine ready: %s, %s, context of %d tokens", "cpu" if is_cpu else "cuda", dtype, context)
         return cls(
