@@ -9,6 +9,9 @@ from pathlib import Path
 
 __all__ = ["plot_curves", "plot_curves_of_run", "read_metrics"]
 
+# Losses that span less than this factor are easier to read on a linear axis.
+_WIDE_RANGE = 4.0
+
 Series = dict[str, list[tuple[int, float]]]
 
 
@@ -52,7 +55,9 @@ def plot_curves_of_run(run_dir: Path, stages: Sequence[str], picture: Path) -> N
             if name in metrics:
                 steps, values = zip(*metrics[name], strict=True)
                 axes.plot(steps, values, style, label=name.replace("_", " "), linewidth=1.2, markersize=4)
-        axes.set(title=stage, xlabel="optimiser step", yscale="log")
+        everything = [value for name in ("train_loss", "val_loss") for _, value in metrics.get(name, [])]
+        is_wide = everything and 0 < _WIDE_RANGE * min(everything) < max(everything)
+        axes.set(title=stage, xlabel="optimiser step", yscale="log" if is_wide else "linear")
         axes.grid(alpha=0.3, which="both")
         axes.legend(frameon=False)
     figure.savefig(picture, dpi=130)
