@@ -9,7 +9,8 @@ from pathlib import Path
 from cora.data.records import read_records
 from cora.data.table import ANSWER_COLUMNS, IMAGE_COLUMNS, QUERY_COLUMNS, Row, cell_text, merge_rows
 from cora.errors import DataError, did_you_mean
-from cora.evaluation.files import table_text, unescape_cell, write_file
+from cora.evaluation.cells import table_text, unescape_cell
+from cora.files import write_file
 
 __all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions", "write_predictions"]
 

@@ -10,14 +10,15 @@ from typing import Any
 
 from cora.data.table import Row, merge_rows
 from cora.errors import DataError
-from cora.evaluation.files import table_text, write_file, write_json
+from cora.evaluation.cells import table_text
 from cora.evaluation.journal import Journal, JournalEntry, answer_key, image_digest
 from cora.evaluation.metrics import CORAEvaluator
 from cora.evaluation.predictions import read_predictions, write_predictions
 from cora.evaluation.progress import progress_bar
-from cora.evaluation.provenance import file_digest, provenance
 from cora.evaluation.scoring import METRICS, Scores, score_answers
+from cora.files import write_file, write_json
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
+from cora.provenance import file_digest, provenance
 
 __all__ = ["EvaluationResult", "Failure", "evaluate", "score_file", "write_scores"]
 

@@ -13,10 +13,10 @@ from cora.data.table import Row, read_rows
 from cora.evaluation.closed import most_frequent_answers
 from cora.evaluation.runner import evaluate
 from cora.evaluation.scoring import Scores, score_answers
+from cora.files import write_json
 from cora.inference.blind import BlackImageGenerator
 from cora.inference.generator import PanoramaGenerator
 from cora.inference.protocol import GenerationSettings, Generator
-from cora.training.run_folder import write_json
 
 __all__ = ["Report", "evaluate_run"]
 

@@ -15,10 +15,10 @@ from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig
 from cora.data.synthetic import SplitFiles, write_split
 from cora.errors import ConfigError
+from cora.files import write_json
 from cora.processors.images import PanoramaImageProcessor
 from cora.training.build import build_model, image_options
 from cora.training.curves import plot_curves_of_run
-from cora.training.run_folder import write_json
 from cora.training.towers import make_language_tower, make_vision_tower
 from cora.training.towers.vision import VisionTowerOptions
 from cora.training.trainer import CORATrainer

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cora.errors import ConfigError
+from cora.files import write_json
+from cora.provenance import file_digest, provenance
 
-__all__ = ["RunFolder", "StageState", "write_json"]
-
-_RECORDED_PACKAGES = ("cora-panorama", "torch", "transformers", "lightning", "peft", "numpy")
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+__all__ = ["RunFolder", "StageState"]
 
 
 @dataclass
@@ -90,35 +73,9 @@ class RunFolder:
     def save_provenance(self, *, seed: int, device: str, tables: Iterable[str]) -> None:
         """Write ``provenance.json``: versions, commit, data hashes, seed and device."""
         content = {
-            "created": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "python": platform.python_version(),
-            "packages": {name: _version(name) for name in _RECORDED_PACKAGES},
-            "git_commit": _git_commit(),
-            "data": {table: _file_hash(Path(table)) for table in tables},
+            **provenance(),
+            "data_sha256": {table: file_digest(Path(table)) for table in tables},
             "seed": seed,
             "device": device,
         }
         write_json(self.path / "provenance.json", content)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the checkout this code runs from, or None for an installed package."""
-    folder = Path(__file__).parent
-    try:
-        command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return result.stdout.strip() if result.returncode == 0 else None
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()

@@ -18,7 +18,7 @@ from fake_generator import FakeGenerator
 import cora
 from cora.data.table import Row, read_rows
 from cora.errors import DataError
-from cora.evaluation.files import escape_cell, unescape_cell
+from cora.evaluation.cells import escape_cell, unescape_cell
 from cora.evaluation.journal import Journal, JournalEntry
 from cora.evaluation.predictions import read_predictions
 from cora.evaluation.runner import EvaluationResult, evaluate, score_file

