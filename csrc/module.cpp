@@ -3,7 +3,10 @@
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(cora, library) {
-  library.def("sample_pyramid(Tensor[] levels, Tensor positions, float[] turns, int samples) -> Tensor");
+  library.def(
+      "sample_views(Tensor panorama, Tensor taps, Tensor weights, int[] shifts, float[] scale, float[] offset, "
+      "Tensor(a!) out) -> ()");
+  library.def("halve(Tensor panorama) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

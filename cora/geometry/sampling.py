@@ -14,7 +14,14 @@ from cora.geometry.camera import rays_at
 from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
 from cora.types import ViewSpec
 
-__all__ = ["bilinear_taps", "level_of_detail", "panorama_coordinates", "pixel_grid", "sample_bilinear"]
+__all__ = [
+    "bilinear_taps",
+    "bilinear_texels",
+    "level_of_detail",
+    "panorama_coordinates",
+    "pixel_grid",
+    "sample_bilinear",
+]
 
 
 def pixel_grid(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -69,17 +76,32 @@ def bilinear_taps(x: Tensor, y: Tensor, height: int | Tensor, width: int | Tenso
     an 8-column panorama the texel above (column 1, row 0) is (column 5, row 0).
     """
     left, top = torch.floor(x - 0.5), torch.floor(y - 0.5)
-    fraction_x, fraction_y = x - 0.5 - left, y - 0.5 - top
+    return bilinear_texels(left.long(), top.long(), x - 0.5 - left, y - 0.5 - top, height, width)
+
+
+def bilinear_texels(
+    left: Tensor, top: Tensor, right: Tensor, down: Tensor, height: int | Tensor, width: int | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the four texels and weights of `bilinear_taps` for positions that are split already.
+
+    Args:
+        left: Column of the upper left texel, int[...]; any value, wraps.
+        top: Its row, int[...] in [-1, height - 1].
+        right: How far the position lies to the right of that texel's centre, float[...] in [0, 1).
+        down: How far it lies below.
+        height: See `bilinear_taps`.
+        width: See `bilinear_taps`.
+    """
     indices, weights = [], []
     for row_step in (0, 1):
         row = top.long() + row_step
         over_pole = (row < 0) | (row >= height)
         row = torch.where(row < 0, -1 - row, torch.where(row >= height, 2 * height - 1 - row, row))
-        weight_y = fraction_y if row_step else 1 - fraction_y
+        weight_y = down if row_step else 1 - down
         for column_step in (0, 1):
             column = torch.remainder(left.long() + column_step + over_pole * (width // 2), width)
             indices.append(row * width + column)
-            weights.append(weight_y * (fraction_x if column_step else 1 - fraction_x))
+            weights.append(weight_y * (right if column_step else 1 - right))
     return torch.stack(indices, dim=-1), torch.stack(weights, dim=-1)
 
 

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Literal, get_args
 
 import torch
@@ -18,13 +21,12 @@ from cora.errors import GeometryError, KernelUnavailable
 from cora.geometry.camera import check_view, content_box
 from cora.ops.extension import extension_problem, has_kernel
 from cora.ops.reference import erp_to_views as reference
-from cora.ops.view_plan import SamplingGrid, SeparableFilter, is_separable, sampling_grid, separable_filter
+from cora.ops.view_plan import GatherPlan, gather_plan, is_separable, separable_filter
 from cora.types import ViewSpec
 
 __all__ = ["IMPL_VARIABLE", "Implementation", "available_implementations", "erp_to_views"]
 
 Implementation = Literal["auto", "reference", "cpp", "cuda"]
-Sampler = Callable[[Sequence[Tensor], SamplingGrid, Sequence[float]], Tensor]
 
 IMPL_VARIABLE = "CORA_OP_IMPL"
 
@@ -63,50 +65,108 @@ def erp_to_views(
         KernelUnavailable: The implementation asked for is not there.
     """
     _check(panorama, views, size, mean, std)
-    sampler = _choose_sampler(impl, panorama.device.type)
+    compiled = _is_compiled(impl, panorama.device.type)
     batch = panorama if panorama.dim() == 4 else panorama[None]
-    means, stds = torch.tensor([mean, std], dtype=torch.float32, device=panorama.device).view(2, 3, 1, 1)
+    shape = (len(batch), len(views), 3, *size)
+    pictures = torch.empty(shape, dtype=torch.float32, device=panorama.device)
+    normalisation = _Normalisation.of(mean, std)
     # A caller's autocast must not round pixels: training and serving would then see different views.
     with torch.autocast(panorama.device.type, enabled=False):
-        pictures = torch.stack([_render(each, views, size, antialias, sampler) for each in batch])
-    result = pictures.mul_(1 / (255 * stds)).sub_(means / stds).to(dtype)
+        for each, out in zip(batch, pictures, strict=True):
+            _render(each.contiguous(), views, antialias, normalisation, compiled, out)
+    result = pictures.to(dtype)
     return result if panorama.dim() == 4 else result[0]
 
 
+@dataclass(frozen=True)
+class _Normalisation:
+    """value * scale + offset, per channel, for values in 0 .. 255."""
+
+    scale: list[float]
+    offset: list[float]
+
+    @classmethod
+    def of(cls, mean: Sequence[float], std: Sequence[float]) -> _Normalisation:
+        return cls([1 / (255 * each) for each in std], [-m / s for m, s in zip(mean, std, strict=True)])
+
+
+class _Levels:
+    """The panorama and its halves, each made when it is first asked for."""
+
+    def __init__(self, panorama: Tensor, compiled: bool) -> None:
+        self._levels = [panorama]
+        self._compiled = compiled and panorama.device.type == "cpu"
+
+    def __getitem__(self, level: int) -> Tensor:
+        while len(self._levels) <= level:
+            last = self._levels[-1]
+            # The kernel knows even sides; odd ones slide their weights along the axis, and are rare.
+            fits = self._compiled and last.shape[0] % 2 == last.shape[1] % 2 == 0
+            self._levels.append(torch.ops.cora.halve(last) if fits else reference.halve(last))
+        return self._levels[level]
+
+
 def _render(
-    panorama: Tensor, views: Sequence[ViewSpec], size: tuple[int, int], antialias: bool, sampler: Sampler
-) -> Tensor:
-    """Return the views float32[V, 3, h, w] of one panorama uint8[H, W, 3], in 0 .. 255."""
-    panorama_height, panorama_width, _ = panorama.shape
-    panorama_size = {"panorama_height": panorama_height, "panorama_width": panorama_width}
-    boxes = [content_box(view, *size) for view in views]
-    filters: dict[int, SeparableFilter] = {}
-    grids: dict[SamplingGrid, list[int]] = {}
+    panorama: Tensor,
+    views: Sequence[ViewSpec],
+    antialias: bool,
+    normalisation: _Normalisation,
+    compiled: bool,
+    out: Tensor,
+) -> None:
+    """Write the views of one panorama uint8[H, W, 3] to float32[V, 3, h, w]."""
+    size = {"panorama_height": panorama.shape[0], "panorama_width": panorama.shape[1]}
+    levels = _Levels(panorama, compiled)
+    scale, offset = normalisation.scale, normalisation.offset
+    black = torch.tensor(offset, device=panorama.device).view(3, 1, 1)
+    gathered: list[tuple[GatherPlan, int, int]] = []
     for number, view in enumerate(views):
-        picture_size = boxes[number][2:]
+        top, left, height, width = box = content_box(view, *out.shape[-2:])
+        is_full = box[2:] == tuple(out.shape[-2:])
+        if not is_full:
+            out[number] = black
+        target = out[number, :, top : top + height, left : left + width]
         if is_separable(view, antialias):
-            filters[number] = separable_filter(view, *picture_size, **panorama_size)
+            filters = separable_filter(view, height, width, **size)
+            picture = reference.filter_separable(levels[filters.level], filters)
+            factor = torch.tensor(scale, device=panorama.device).view(3, 1, 1)
+            target.copy_(torch.addcmul(black, picture, factor))
+            continue
+        plan, shift = gather_plan(view, height, width, **size, antialias=antialias)
+        if is_full:
+            gathered.append((plan, shift, number))
+            continue
+        picture = out.new_empty(1, 3, height, width)
+        _sample(levels[plan.level], plan, [shift], normalisation, compiled, picture)
+        target.copy_(picture[0])
+    for plan, run in groupby(gathered, key=itemgetter(0)):
+        # Neighbours in the list that share a plan, as the views of a ring do, are one call.
+        _, shifts, numbers = zip(*run, strict=True)
+        for first, last in _runs(numbers):
+            part = [shift for shift, number in zip(shifts, numbers, strict=True) if first <= number <= last]
+            _sample(levels[plan.level], plan, part, normalisation, compiled, out[first : last + 1])
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (first, last) of each stretch of consecutive numbers."""
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
         else:
-            # Views that differ by a turn only share a grid and go through the sampler in one call.
-            grid = sampling_grid(view, *picture_size, **panorama_size, antialias=antialias)
-            grids.setdefault(grid, []).append(number)
-    counts = [1 + plan.level for plan in filters.values()]
-    counts += [grid.num_levels(panorama_height, panorama_width) if antialias else 1 for grid in grids]
-    levels = reference.build_pyramid(panorama, max(counts))
-    pictures = torch.zeros(len(views), 3, *size, dtype=torch.float32, device=panorama.device)
-    for number, plan in filters.items():
-        _paste(pictures[number], reference.filter_separable(levels, plan), boxes[number])
-    for grid, numbers in grids.items():
-        turns = [views[number].yaw_deg / 360 for number in numbers]
-        sampled = sampler(levels if antialias else levels[:1], grid, turns)
-        for number, picture in zip(numbers, sampled, strict=True):
-            _paste(pictures[number], picture, boxes[number])
-    return pictures
+            runs.append((number, number))
+    return runs
 
 
-def _paste(view: Tensor, picture: Tensor, box: tuple[int, int, int, int]) -> None:
-    top, left, height, width = box
-    view[:, top : top + height, left : left + width] = picture
+def _sample(
+    level: Tensor, plan: GatherPlan, shifts: list[int], normalisation: _Normalisation, compiled: bool, out: Tensor
+) -> None:
+    scale, offset = normalisation.scale, normalisation.offset
+    if compiled:
+        taps, weights = plan.taps.to(level.device), plan.weights.to(level.device)
+        torch.ops.cora.sample_views(level, taps, weights, shifts, scale, offset, out)
+    else:
+        reference.sample_views(level, plan, shifts, scale, offset, out)
 
 
 def _check(
@@ -131,10 +191,11 @@ def _check(
 def available_implementations(device_type: str = "cpu") -> list[Implementation]:
     """Return the implementations usable for panoramas on a kind of device, the fastest first."""
     compiled: Implementation = "cuda" if device_type == "cuda" else "cpp"
-    return [compiled, "reference"] if has_kernel("sample_pyramid", device_type) else ["reference"]
+    return [compiled, "reference"] if has_kernel("sample_views", device_type) else ["reference"]
 
 
-def _choose_sampler(impl: str, device_type: str) -> Sampler:
+def _is_compiled(impl: str, device_type: str) -> bool:
+    """Return whether the compiled implementation is to be used; the choice of ``auto`` is logged."""
     known = get_args(Implementation)
     requested = os.environ.get(IMPL_VARIABLE) or impl if impl == "auto" else impl
     if requested not in known:
@@ -150,13 +211,7 @@ def _choose_sampler(impl: str, device_type: str) -> Sampler:
         )
     if requested == "auto":
         _log_choice(device_type, chosen)
-    return reference.sample_pyramid if chosen == "reference" else _compiled_sampler
-
-
-def _compiled_sampler(levels: Sequence[Tensor], grid: SamplingGrid, turns: Sequence[float]) -> Tensor:
-    positions = grid.positions.to(levels[0].device)
-    pictures: Tensor = torch.ops.cora.sample_pyramid(levels, positions, turns, grid.samples)
-    return pictures
+    return chosen != "reference"
 
 
 @lru_cache(maxsize=8)

@@ -27,7 +27,8 @@ def extension_problem() -> str | None:
         # It exists but was built against another torch or processor: worth a warning, not silence.
         logger.warning("the extension cora._C cannot be loaded: %s", error)
         return f"the extension cora._C cannot be loaded ({error})"
-    torch.library.register_fake("cora::sample_pyramid", _sample_pyramid_fake)
+    torch.library.register_fake("cora::sample_views", _sample_views_fake)
+    torch.library.register_fake("cora::halve", _halve_fake)
     return None
 
 
@@ -38,5 +39,18 @@ def has_kernel(operation: str, device_type: str) -> bool:
     return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"cora::{operation}", DISPATCH_KEYS[device_type]))
 
 
-def _sample_pyramid_fake(levels: list[Tensor], positions: Tensor, turns: list[float], samples: int) -> Tensor:
-    return positions.new_empty(len(turns), 3, positions.shape[0] // samples, positions.shape[1] // samples)
+def _sample_views_fake(
+    panorama: Tensor,
+    taps: Tensor,
+    weights: Tensor,
+    shifts: list[int],
+    scale: list[float],
+    offset: list[float],
+    out: Tensor,
+) -> None:
+    """Write nothing: the result is an argument."""
+
+
+def _halve_fake(panorama: Tensor) -> Tensor:
+    height, width, channels = panorama.shape
+    return panorama.new_empty(height // 2, width // 2, channels)

@@ -1,8 +1,8 @@
-"""What every implementation of `erp_to_views` shares: the views' sampling grids and filters, made once and kept.
+"""What every implementation of `erp_to_views` shares: the views' sampling plans and filters, made once and kept.
 
-Gathered views (perspective ones, and all views without antialiasing) have a grid of positions in units of the panorama,
-so one grid serves panoramas of every size and all views of a ring, which differ by a turn only. Antialiased
-equirectangular views are separable: one filter per axis.
+Gathered views (perspective ones, and all views without antialiasing) have a plan of taps into one level of the
+panorama; the views of a ring share it, because they differ by a turn only. Antialiased equirectangular views are
+separable: one filter per axis.
 """
 
 from __future__ import annotations
@@ -14,42 +14,46 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from cora.errors import GeometryError
 from cora.geometry.sampling import level_of_detail, panorama_coordinates
 from cora.types import ViewSpec
 
 __all__ = [
     "AxisFilter",
-    "SamplingGrid",
+    "GatherPlan",
     "SeparableFilter",
-    "gather_grid",
+    "gather_plan",
     "is_separable",
-    "sampling_grid",
     "separable_filter",
     "triangle_filter",
 ]
 
+# What fits into a tap, and leaves room for a shift in 32 bits.
+LARGEST_HEIGHT, LARGEST_WIDTH = 32_765, 65_535
+# Yaws that are this part of a column apart are the same.
+_SAME_COLUMN = 1e-6
+
 
 @dataclass(frozen=True, eq=False)
-class SamplingGrid:
-    """Where a picture of h x w pixels samples the panorama; a value to share, equal only to itself.
+class GatherPlan:
+    """Where a picture of h x w pixels samples a level of the panorama; a value to share, equal only to itself.
 
     Attributes:
-        positions: float32[h * samples, w * samples, 3]: x and y as fractions of the panorama's width and height for a
-            camera at yaw 0, and the level of detail of a sample in a panorama of one pixel; add log2(sqrt(H * W)) for
-            one of H x W pixels.
-        samples: Samples per pixel along each axis; a pixel is their mean.
-        largest_level: Largest value of the third channel.
+        level: How many times the panorama is halved first.
+        taps: int32[h * w * samples], the upper left texel of each bilinear sample for a camera at yaw 0, as
+            (row + 1) << 16 | column; row -1 lies beyond the north pole.
+        weights: float32[h * w * samples, 2], how far the sample lies to the right of that texel and below it.
+        samples: Samples per pixel; a pixel is their mean.
+        height: h.
+        width: w.
     """
 
-    positions: Tensor
+    level: int
+    taps: Tensor
+    weights: Tensor
     samples: int
-    largest_level: float
-
-    def num_levels(self, panorama_height: int, panorama_width: int) -> int:
-        """Return how many pyramid levels the samples use."""
-        possible = math.floor(math.log2(min(panorama_height, panorama_width)))
-        largest = self.largest_level + level_of_panorama(panorama_height, panorama_width)
-        return 1 + min(possible, max(0, math.ceil(largest)))
+    height: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -75,37 +79,83 @@ class SeparableFilter:
     columns: AxisFilter
 
 
-def level_of_panorama(height: int, width: int) -> float:
-    """Return the level of detail at which a panorama is one pixel: log2(sqrt(height * width))."""
-    return 0.5 * math.log2(height * width)
-
-
 def is_separable(view: ViewSpec, antialias: bool) -> bool:
     """Return whether the view is made by axis filters rather than gathered pixel by pixel."""
     return antialias and view.projection == "equirectangular"
 
 
-def sampling_grid(
+def gather_plan(
     view: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int, antialias: bool
-) -> SamplingGrid:
-    """Return the grid of a view's picture of height x width pixels (a letterboxed view's content), whatever its yaw."""
+) -> tuple[GatherPlan, int]:
+    """Return the plan of a view's picture of height x width pixels (a letterboxed view's content), and its yaw.
+
+    The yaw is a number of columns that the plan's taps move to the right, so that views which differ by a turn of whole
+    columns share a plan.
+
+    With `antialias` a pixel is the mean of 2 x 2 or 3 x 3 samples, at most 1.41 texels apart, of the level in which the
+    widest pixel spans 2 to 4 texels; or a single sample where every pixel spans less than half a texel.
+
+    Raises:
+        GeometryError: The panorama has too many rows or columns to be addressed.
+    """
+    if panorama_height > LARGEST_HEIGHT or panorama_width > LARGEST_WIDTH:
+        raise GeometryError(
+            f"a panorama has at most {LARGEST_WIDTH} x {LARGEST_HEIGHT} pixels, "
+            f"got {panorama_width} x {panorama_height}"
+        )
     shape = replace(view, index=0, yaw_deg=0.0, ring=None, letterbox=False, is_global=False)
-    if not antialias:
-        return gather_grid(shape, height, width, samples=1)
-    fine = gather_grid(shape, height, width, samples=2)
-    sample_level = fine.largest_level + level_of_panorama(panorama_height, panorama_width)
-    if sample_level + 1 > -1:
-        return fine
-    # Every view pixel spans less than half a panorama pixel: there is next to nothing to average.
-    return gather_grid(shape, height, width, samples=1)
+    per_axis, level = _samples_and_level(shape, height, width, panorama_height, panorama_width) if antialias else (1, 0)
+    level_height, level_width = panorama_height >> level, panorama_width >> level
+    columns = view.yaw_deg / 360 * level_width
+    shift = math.floor(columns + _SAME_COLUMN)
+    fraction = max(0.0, columns - shift)
+    if fraction < 2 * _SAME_COLUMN:
+        fraction = 0.0
+    plan = _make_gather_plan(shape, height, width, per_axis, level, level_height, level_width, fraction)
+    return plan, shift % level_width
 
 
-@lru_cache(maxsize=32)
-def gather_grid(view: ViewSpec, height: int, width: int, *, samples: int) -> SamplingGrid:
-    """Return the sampling grid of a view that fills height x width pixels, with `samples` squared samples a pixel."""
-    x, y = panorama_coordinates(view, height * samples, width * samples, panorama_height=1, panorama_width=1)
-    level = level_of_detail(view, height * samples, width * samples, panorama_height=1, panorama_width=1)
-    return SamplingGrid(torch.stack([x, y, level], dim=-1).float(), samples, float(level.max()))
+def _samples_and_level(
+    shape: ViewSpec, height: int, width: int, panorama_height: int, panorama_width: int
+) -> tuple[int, int]:
+    """Return the samples per pixel and axis, and the level they are taken from."""
+    span = _largest_level(shape, height, width) + 0.5 * math.log2(panorama_height * panorama_width)
+    if span <= -1:
+        return 1, 0
+    largest = math.floor(math.log2(min(panorama_height, panorama_width))) - 1
+    level = max(0, min(largest, math.floor(span) - 1))
+    # A pixel spans up to four texels of that level; two samples an axis leave gaps from 2.8 texels on.
+    return (2 if span - level < 1.5 else 3), level
+
+
+@lru_cache(maxsize=256)
+def _largest_level(shape: ViewSpec, height: int, width: int) -> float:
+    """Return the largest level of detail of the pixels in a panorama of one pixel."""
+    return float(level_of_detail(shape, height, width, panorama_height=1, panorama_width=1).max())
+
+
+# A plan of 448 x 448 pixels with four samples each takes 10 MB.
+@lru_cache(maxsize=24)
+def _make_gather_plan(
+    shape: ViewSpec,
+    height: int,
+    width: int,
+    per_axis: int,
+    level: int,
+    level_height: int,
+    level_width: int,
+    fraction: float,
+) -> GatherPlan:
+    sizes = {"panorama_height": level_height, "panorama_width": level_width}
+    x, y = (
+        coordinate.view(height, per_axis, width, per_axis).transpose(1, 2).flatten() - 0.5
+        for coordinate in panorama_coordinates(shape, height * per_axis, width * per_axis, **sizes)
+    )
+    x = x + fraction
+    left, top = x.floor(), y.floor()
+    taps = (top.int() + 1 << 16) | torch.remainder(left.int(), level_width)
+    weights = torch.stack([x - left, y - top], dim=-1).float()
+    return GatherPlan(level, taps.int(), weights, per_axis**2, height, width)
 
 
 @lru_cache(maxsize=64)

@@ -17,8 +17,8 @@ from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
 from cora.ops import erp_to_views as module
 from cora.ops.erp_to_views import available_implementations, erp_to_views
 from cora.ops.extension import extension_problem
-from cora.ops.reference.erp_to_views import build_pyramid, sample_pyramid
-from cora.ops.view_plan import sampling_grid
+from cora.ops.reference import erp_to_views as reference
+from cora.ops.view_plan import gather_plan
 from cora.types import ViewSpec
 
 # Both compute positions in double and colours in float32; only the order of the additions differs. Normalised units.
@@ -197,15 +197,31 @@ def test_autocast_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 16), (7, 13), (5, 4), (2, 3)])
-def test_pyramid_levels_are_area_means(size: tuple[int, int]) -> None:
+def test_a_half_is_the_rounded_area_mean(size: tuple[int, int]) -> None:
     panorama = noise(*size)
-    _, half = build_pyramid(panorama, 2)
+    half = reference.halve(panorama)
     height, width = (side // 2 for side in size)
     assert half.shape == (height, width, 3)
     # Repeating each pixel makes every output a whole number of small ones.
     small = panorama.double().repeat_interleave(height, 0).repeat_interleave(width, 1)
     expected = small.view(height, size[0], width, size[1], 3).mean(dim=(1, 3))
-    torch.testing.assert_close(half.double(), expected, rtol=0, atol=1e-3)
+    assert half.dtype == torch.uint8
+    assert (half.double() - expected).abs().max() <= 0.5 + 1e-4
+
+
+@needs_extension
+@pytest.mark.parametrize("size", [(2, 2), (4, 8), (6, 10), (2, 18), (10, 34), (32, 64), (64, 254)])
+def test_the_compiled_half_is_the_same(size: tuple[int, int]) -> None:
+    panorama = noise(*size)
+    torch.library.opcheck(torch.ops.cora.halve.default, (panorama,))
+    assert torch.equal(torch.ops.cora.halve(panorama), reference.halve(panorama))
+
+
+@needs_extension
+def test_the_compiled_half_checks_its_input() -> None:
+    for bad in (noise(3, 4), noise(4, 3), noise(4, 4).float(), noise(4, 4)[:, ::2], noise(4, 4)[0]):
+        with pytest.raises(RuntimeError, match="halve: the panorama"):
+            torch.ops.cora.halve(bad)
 
 
 @pytest.mark.parametrize(
@@ -273,27 +289,60 @@ def test_compiled_implementation_gives_the_reference_values(
 
 
 @needs_extension
-def test_compiled_operation_is_a_good_torch_citizen() -> None:
-    levels = build_pyramid(noise(32, 64), 3)
-    grid = sampling_grid(VIEWS["seam"], 6, 5, panorama_height=32, panorama_width=64, antialias=True)
-    turns = [-0.5, 0.0, 0.25, 3.125]
-    torch.library.opcheck(torch.ops.cora.sample_pyramid.default, (levels, grid.positions, turns, grid.samples))
-    compiled = torch.ops.cora.sample_pyramid(levels, grid.positions, turns, grid.samples)
-    torch.testing.assert_close(compiled, sample_pyramid(levels, grid, turns), rtol=0, atol=255 * SAME_VALUE)
-    strided = [level.permute(2, 0, 1).contiguous().permute(1, 2, 0) for level in levels]
-    torch.testing.assert_close(torch.ops.cora.sample_pyramid(strided, grid.positions, turns, grid.samples), compiled)
-    assert torch.ops.cora.sample_pyramid(levels, grid.positions, [], grid.samples).shape == (0, 3, 6, 5)
+@pytest.mark.parametrize("antialias", [True, False])
+def test_compiled_operation_is_a_good_torch_citizen(antialias: bool) -> None:
+    panorama, scale, offset = noise(32, 64), [0.1, 0.2, 0.3], [0.0, -1.0, 2.0]
+    plan, shift = gather_plan(VIEWS["seam"], 6, 5, panorama_height=32, panorama_width=64, antialias=antialias)
+    arguments = (panorama, plan.taps, plan.weights, [shift, 0, 63], scale, offset)
+    torch.library.opcheck(torch.ops.cora.sample_views.default, (*arguments, torch.zeros(3, 3, 6, 5)))
+    compiled, expected = torch.full((2, 3, 3, 6, 5), math.nan)
+    torch.ops.cora.sample_views(*arguments, compiled)
+    reference.sample_views(panorama, plan, [shift, 0, 63], scale, offset, expected)
+    torch.testing.assert_close(compiled, expected, rtol=0, atol=255 * SAME_VALUE)
+    torch.ops.cora.sample_views(*arguments[:3], [], scale, offset, torch.empty(0, 3, 6, 5))
 
 
 @needs_extension
 def test_compiled_operation_checks_its_input() -> None:
-    levels, positions = build_pyramid(noise(8, 16), 2), torch.zeros(4, 4, 3)
+    panorama, taps, weights, ones = noise(8, 16), torch.zeros(16, dtype=torch.int32), torch.zeros(16, 2), [1.0] * 3
+    out = torch.zeros(1, 3, 4, 4)
+    torch.ops.cora.sample_views(panorama, taps, weights, [0], ones, ones, out)
     for bad in (
-        ([], positions, [0.0], 1),
-        (levels, positions[..., :2], [0.0], 1),
-        (levels, positions, [0.0], 3),
-        (levels, positions.double(), [0.0], 1),
-        ([levels[0].byte()], positions, [0.0], 1),
+        (panorama.float(), taps, weights, [0], ones, ones, out),
+        (panorama[:, ::2], taps, weights, [0], ones, ones, out),
+        (panorama, taps.long(), weights, [0], ones, ones, out),
+        (panorama, taps[:15], weights[:15], [0], ones, ones, out),
+        (panorama, taps, weights[:8], [0], ones, ones, out),
+        (panorama, taps, weights, [16], ones, ones, out),
+        (panorama, taps, weights, [-1], ones, ones, out),
+        (panorama, taps, weights, [0, 1], ones, ones, out),
+        (panorama, taps, weights, [0], ones[:2], ones, out),
+        (panorama, taps, weights, [0], ones, ones, out.double()),
     ):
-        with pytest.raises(RuntimeError, match="sample_pyramid"):
-            torch.ops.cora.sample_pyramid(*bad)
+        with pytest.raises(RuntimeError, match="sample_views"):
+            torch.ops.cora.sample_views(*bad)
+
+
+@needs_extension
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (16, 16), (67, 45)])
+@pytest.mark.parametrize("panorama_size", [(16, 32), (17, 33), (64, 128), (90, 180)])
+def test_every_column_of_a_turning_camera(panorama_size: tuple[int, int], size: tuple[int, int]) -> None:
+    """Turned by every column, so that the seam passes through every place of a view."""
+    panorama = noise(*panorama_size)
+    view = ViewSpec(0, "perspective", 0, 15, 80, 70, roll_deg=5)
+    sizes = {"panorama_height": panorama_size[0], "panorama_width": panorama_size[1]}
+    for antialias in (True, False):
+        plan, _ = gather_plan(view, *size, **sizes, antialias=antialias)
+        level = panorama
+        for _ in range(plan.level):
+            level = reference.halve(level)
+        shifts = list(range(level.shape[1]))
+        pictures = torch.full((2, len(shifts), 3, *size), math.nan)
+        torch.ops.cora.sample_views(level, plan.taps, plan.weights, shifts, [1 / 255] * 3, [0.0] * 3, pictures[0])
+        reference.sample_views(level, plan, shifts, [1 / 255] * 3, [0.0] * 3, pictures[1])
+        torch.testing.assert_close(pictures[0], pictures[1], rtol=0, atol=SAME_VALUE)
+
+
+def test_a_panorama_that_cannot_be_addressed_is_refused() -> None:
+    with pytest.raises(GeometryError, match="at most 65535 x 32765 pixels, got 65536 x 2"):
+        views_of(torch.zeros(2, 65536, 3, dtype=torch.uint8), [VIEWS["ahead"]], (4, 4))

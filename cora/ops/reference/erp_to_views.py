@@ -1,33 +1,25 @@
 """Views of a panorama in plain torch: the meaning of `cora.ops.erp_to_views`.
 
-Shapes: H x W panorama pixels, V views, h x w view pixels, s samples per view pixel and axis, C colours. Values stay in
-0 .. 255 here.
+Shapes: H x W panorama pixels, V views, h x w view pixels, C colours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from cora.geometry.sampling import bilinear_taps
-from cora.ops.view_plan import AxisFilter, SamplingGrid, SeparableFilter, level_of_panorama
+from cora.geometry.sampling import bilinear_texels
+from cora.ops.view_plan import AxisFilter, GatherPlan, SeparableFilter
 
-__all__ = ["build_pyramid", "filter_separable", "sample_pyramid"]
-
-# Taps of pictures up to this many samples are kept between calls; larger ones would fill the memory.
-KEPT_SAMPLES = 2**15
+__all__ = ["filter_separable", "halve", "sample_views"]
 
 
-def build_pyramid(panorama_HWC: Tensor, count: int) -> list[Tensor]:
-    """Return `count` levels: the panorama as float32[H, W, C], and area averages of half the size each."""
-    levels = [panorama_HWC.float()]
-    while len(levels) < count:
-        levels.append(_halve(_halve(levels[-1], dim=0), dim=1))
-    return levels
+def halve(panorama: Tensor) -> Tensor:
+    """Return a panorama uint8[H, W, C] at half its size, floor(H / 2) x floor(W / 2): area means, rounded half up."""
+    return _halve(_halve(panorama.float(), dim=0), dim=1).add_(0.5).floor_().to(torch.uint8)
 
 
 def _halve(picture: Tensor, dim: int) -> Tensor:
@@ -41,59 +33,46 @@ def _halve(picture: Tensor, dim: int) -> Tensor:
     return torch.div(first * (n - position) + second * n + third * (position + 1), 2 * n + 1)
 
 
-def sample_pyramid(levels: Sequence[Tensor], grid: SamplingGrid, turns: Sequence[float]) -> Tensor:
-    """Return pictures of the same shape at several yaws: each pixel the mean of s x s trilinear samples.
-
-    A trilinear sample is bilinear in the two levels nearest to its level of detail, and linear between them.
+def sample_views(
+    panorama: Tensor,
+    plan: GatherPlan,
+    shifts: Sequence[int],
+    scale: Sequence[float],
+    offset: Sequence[float],
+    out: Tensor,
+) -> None:
+    """Fill pictures of the same shape at several yaws: each pixel the mean of its bilinear samples, normalised.
 
     Args:
-        levels: float32[H_k, W_k, C] each, from `build_pyramid`; a single one gives plain bilinear sampling.
-        grid: Sampling positions of a camera at yaw 0.
-        turns: The cameras' yaws, in full turns to the right.
-
-    Returns:
-        float32[V, C, h, w], one picture for each turn.
+        panorama: uint8[H, W, 3], the level of the panorama that the plan is for.
+        plan: Taps of a camera at yaw 0.
+        shifts: The cameras' yaws, in columns to the right.
+        scale: Per channel, what a mean in 0 .. 255 is multiplied by.
+        offset: Per channel, what is added then.
+        out: float32[V, 3, h, w], written to: one picture for each shift.
     """
-    texels = torch.cat([level.flatten(0, 1) for level in levels])
-    sizes = tuple((int(level.shape[0]), int(level.shape[1])) for level in levels)
-    height, width = (side // grid.samples for side in grid.positions.shape[:2])
-    pictures = []
-    for turn in turns:
-        kept = grid.positions.numel() <= 3 * KEPT_SAMPLES
-        indices, weights = (_kept_taps if kept else _taps)(grid, turn, sizes, texels.device)
-        pixels = embedding_bag(indices, texels, mode="sum", per_sample_weights=weights)
-        pictures.append(pixels.view(height, width, -1).permute(2, 0, 1))
-    return torch.stack(pictures)
+    height, width, _ = panorama.shape
+    texels = panorama.reshape(-1, 3).float()
+    factor, addend = torch.tensor([scale, offset], dtype=torch.float32, device=panorama.device).view(2, 3, 1, 1)
+    for picture, shift in zip(out, shifts, strict=True):
+        indices, weights = _texels_of(plan, shift, height, width)
+        pixels = embedding_bag(
+            indices.to(texels.device), texels, mode="sum", per_sample_weights=weights.to(texels.device)
+        )
+        torch.addcmul(addend, pixels.T.reshape(3, plan.height, plan.width), factor, out=picture)
 
 
-def _taps(
-    grid: SamplingGrid, turn: float, sizes: tuple[tuple[int, int], ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Return the texels of each pixel, int32[h * w, 8 * s * s] into the concatenated levels, and their weights."""
-    s = grid.samples
-    rows, columns, _ = grid.positions.shape
-    positions = grid.positions.to(device).view(rows // s, s, columns // s, s, 3).transpose(1, 2).reshape(-1, s * s, 3)
-    x, y, level = positions.double().unbind(-1)
-    level = (level + level_of_panorama(*sizes[0])).clamp(0, len(sizes) - 1)
-    finer = level.floor().long()
-    share = level - finer
-    size_table = torch.tensor(sizes, device=device)
-    first_texel = torch.tensor([0, *(height * width for height, width in sizes)], device=device).cumsum(0)
-    indices, weights = [], []
-    for number, portion in ((finer, 1 - share), ((finer + 1).clamp(max=len(sizes) - 1), share)):
-        heights, widths = size_table[number].unbind(-1)
-        taps, tap_weights = bilinear_taps((x + turn) * widths, y * heights, heights, widths)
-        indices.append(taps + first_texel[number][..., None])
-        weights.append(tap_weights * portion[..., None] / (s * s))
-    return torch.cat(indices, dim=-1).flatten(1).int(), torch.cat(weights, dim=-1).flatten(1).float()
+def _texels_of(plan: GatherPlan, shift: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the texels of each pixel, int64[h * w, 4 * samples] into the panorama's pixels, and their weights."""
+    row, left = (plan.taps >> 16) - 1, (plan.taps & 0xFFFF) + shift
+    right, down = plan.weights.unbind(-1)
+    indices, weights = bilinear_texels(left, row, right, down, height, width)
+    return indices.view(-1, 4 * plan.samples), (weights / plan.samples).view(-1, 4 * plan.samples)
 
 
-_kept_taps = lru_cache(maxsize=32)(_taps)
-
-
-def filter_separable(levels: Sequence[Tensor], plan: SeparableFilter) -> Tensor:
-    """Return an equirectangular picture float32[C, h, w], filtered along rows and columns."""
-    level = levels[plan.level]
+def filter_separable(level: Tensor, plan: SeparableFilter) -> Tensor:
+    """Return an equirectangular picture float32[C, h, w], a level uint8[H, W, C] filtered along rows and columns."""
+    level = level.float()
     rows = _continued_rows(level, plan.rows)
     columns = torch.remainder(plan.columns.indices, level.shape[1]).to(level.device)
     by_rows = torch.matmul(plan.rows.weights.to(level.device), rows.flatten(1)).view(-1, *rows.shape[1:])

@@ -1,0 +1,96 @@
+// cora::halve on the CPU; its meaning is `halve` in cora/ops/reference/erp_to_views.py.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define CORA_X86 1
+#endif
+
+namespace cora {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+constexpr int64_t kChannels = 3;
+constexpr int64_t kRowsPerTask = 16;
+
+// One output row: rounded means of 2 x 2 texels, from output column `begin` on.
+void halve_row(const uint8_t* upper, const uint8_t* lower, int64_t begin, int64_t columns, uint8_t* out) {
+  for (int64_t column = begin; column < columns; ++column) {
+    for (int64_t channel = 0; channel < kChannels; ++channel) {
+      const int64_t left = 2 * column * kChannels + channel;
+      const int sum = upper[left] + upper[left + kChannels] + lower[left] + lower[left + kChannels];
+      out[column * kChannels + channel] = static_cast<uint8_t>((sum + 2) >> 2);
+    }
+  }
+}
+
+#if defined(CORA_X86)
+
+// Eight texels of two rows make four: neighbours are brought side by side, added in pairs, then over the rows.
+__attribute__((target("avx2"))) int64_t halve_row_avx2(
+    const uint8_t* upper, const uint8_t* lower, int64_t columns, uint8_t* out) {
+  const __m256i pairs = _mm256_setr_epi8(
+      0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11, -1, -1, -1, -1, 0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11, -1, -1, -1, -1);
+  const __m256i ones = _mm256_set1_epi8(1);
+  const auto sums = [&](const uint8_t* texels) __attribute__((target("avx2"))) {
+    const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(texels));
+    const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(texels + 12));
+    return _mm256_maddubs_epi16(_mm256_shuffle_epi8(_mm256_set_m128i(second, first), pairs), ones);
+  };
+  int64_t column = 0;
+  // The loads reach four bytes past the eight texels and the stores two past the four.
+  for (; column + 5 <= columns; column += 4) {
+    const int64_t left = 2 * column * kChannels;
+    __m256i sum = _mm256_add_epi16(sums(upper + left), sums(lower + left));
+    sum = _mm256_srli_epi16(_mm256_add_epi16(sum, _mm256_set1_epi16(2)), 2);
+    const __m256i bytes = _mm256_packus_epi16(sum, sum);
+    const __m128i first = _mm256_castsi256_si128(bytes);
+    const __m128i second = _mm256_extracti128_si256(bytes, 1);
+    uint8_t* target = out + column * kChannels;
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(target), first);
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(target + 6), second);
+  }
+  return column;
+}
+
+#endif
+
+Tensor halve_cpu(const Tensor& panorama) {
+  STD_TORCH_CHECK(
+      panorama.dim() == 3 && panorama.size(2) == kChannels && panorama.scalar_type() == ScalarType::Byte &&
+          panorama.is_contiguous() && panorama.size(0) >= 2 && panorama.size(1) >= 2 && panorama.size(0) % 2 == 0 &&
+          panorama.size(1) % 2 == 0,
+      "halve: the panorama is a contiguous uint8[H, W, 3] with even sides");
+  const int64_t rows = panorama.size(0) / 2;
+  const int64_t columns = panorama.size(1) / 2;
+  const Tensor half = torch::stable::new_empty(panorama, {rows, columns, kChannels});
+  const uint8_t* source = static_cast<const uint8_t*>(panorama.const_data_ptr());
+  uint8_t* target = static_cast<uint8_t*>(half.mutable_data_ptr());
+#if defined(CORA_X86)
+  const bool has_avx2 = __builtin_cpu_supports("avx2");
+#endif
+  torch::stable::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const uint8_t* upper = source + 2 * row * 2 * columns * kChannels;
+      const uint8_t* lower = upper + 2 * columns * kChannels;
+      uint8_t* out = target + row * columns * kChannels;
+      int64_t done = 0;
+#if defined(CORA_X86)
+      if (has_avx2) done = halve_row_avx2(upper, lower, columns, out);
+#endif
+      halve_row(upper, lower, done, columns, out);
+    }
+  });
+  return half;
+}
+
+}  // namespace
+}  // namespace cora
+
+STABLE_TORCH_LIBRARY_IMPL(cora, CPU, library) { library.impl("halve", TORCH_BOX(&cora::halve_cpu)); }
