@@ -33,8 +33,8 @@ void halve_row(const uint8_t* upper, const uint8_t* lower, int64_t begin, int64_
 #if defined(CORA_X86)
 
 // Eight texels of two rows make four: neighbours are brought side by side, added in pairs, then over the rows.
-__attribute__((target("avx2"))) int64_t halve_row_avx2(
-    const uint8_t* upper, const uint8_t* lower, int64_t columns, uint8_t* out) {
+__attribute__((target("avx2"))) int64_t
+halve_row_avx2(const uint8_t* upper, const uint8_t* lower, int64_t columns, uint8_t* out) {
   const __m256i pairs = _mm256_setr_epi8(
       0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11, -1, -1, -1, -1, 0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11, -1, -1, -1, -1);
   const __m256i ones = _mm256_set1_epi8(1);

@@ -28,8 +28,7 @@ void sample_span(const SampleViews& call, int32_t shift, float* out, int64_t beg
 constexpr int kLanes = 8;
 
 // The two texels at `texel` and those below them, blended: [r, g, b, -] of one bilinear sample.
-__attribute__((target("avx2,fma"))) inline __m128 bilinear(
-    const uint8_t* texel, int64_t stride, const float* weights) {
+__attribute__((target("avx2,fma"))) inline __m128 bilinear(const uint8_t* texel, int64_t stride, const float* weights) {
   const __m128i upper_bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(texel));
   const __m128i lower_bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(texel + stride));
   const __m256 upper = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(upper_bytes));
@@ -74,8 +73,7 @@ __attribute__((target("avx2,fma"))) void sample_span_avx2(
     alignas(32) int32_t texels[kPixels * kSamples];
     __m256i special = _mm256_setzero_si256();
     for (int group = 0; group < kGroups; ++group) {
-      const __m256i tap =
-          _mm256_loadu_si256(reinterpret_cast<const __m256i*>(call.taps + first + group * kLanes));
+      const __m256i tap = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(call.taps + first + group * kLanes));
       __m256i column = _mm256_add_epi32(_mm256_and_si256(tap, _mm256_set1_epi32(0xffff)), _mm256_set1_epi32(shift));
       const __m256i wraps = _mm256_cmpgt_epi32(column, last_column);
       column = _mm256_sub_epi32(column, _mm256_and_si256(wraps, widths));

@@ -37,6 +37,4 @@ void sample_views_cuda(
 }  // namespace
 }  // namespace cora
 
-STABLE_TORCH_LIBRARY_IMPL(cora, CUDA, library) {
-  library.impl("sample_views", TORCH_BOX(&cora::sample_views_cuda));
-}
+STABLE_TORCH_LIBRARY_IMPL(cora, CUDA, library) { library.impl("sample_views", TORCH_BOX(&cora::sample_views_cuda)); }
