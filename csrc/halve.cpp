@@ -1,9 +1,5 @@
 // cora::halve on the CPU; its meaning is `halve` in cora/ops/reference/erp_to_views.py.
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-
-#include <cstdint>
+#include "halve.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -12,9 +8,6 @@
 
 namespace cora {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 constexpr int64_t kChannels = 3;
 constexpr int64_t kRowsPerTask = 16;
@@ -61,22 +54,20 @@ halve_row_avx2(const uint8_t* upper, const uint8_t* lower, int64_t columns, uint
 
 #endif
 
-Tensor halve_cpu(const Tensor& panorama) {
-  STD_TORCH_CHECK(
-      panorama.dim() == 3 && panorama.size(2) == kChannels && panorama.scalar_type() == ScalarType::Byte &&
-          panorama.is_contiguous() && panorama.size(0) >= 2 && panorama.size(1) >= 2 && panorama.size(0) % 2 == 0 &&
-          panorama.size(1) % 2 == 0,
-      "halve: the panorama is a contiguous uint8[H, W, 3] with even sides");
-  const int64_t rows = panorama.size(0) / 2;
-  const int64_t columns = panorama.size(1) / 2;
-  const Tensor half = torch::stable::new_empty(panorama, {rows, columns, kChannels});
-  const uint8_t* source = static_cast<const uint8_t*>(panorama.const_data_ptr());
-  uint8_t* target = static_cast<uint8_t*>(half.mutable_data_ptr());
+// Rows outside [first_row, last_row) of the result are left as they are: nothing is to read them.
+Tensor halve_cpu(const Tensor& panoramas, int64_t first_row, int64_t last_row) {
+  const Tensor halves = check_halve(panoramas, first_row, last_row);
+  const int64_t rows = halves.size(1);
+  const int64_t columns = halves.size(2);
+  const int64_t wanted = last_row - first_row;
+  const uint8_t* source = static_cast<const uint8_t*>(panoramas.const_data_ptr());
+  uint8_t* target = static_cast<uint8_t*>(halves.mutable_data_ptr());
 #if defined(CORA_X86)
   const bool has_avx2 = __builtin_cpu_supports("avx2");
 #endif
-  torch::stable::parallel_for(0, rows, kRowsPerTask, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
+  torch::stable::parallel_for(0, halves.size(0) * wanted, kRowsPerTask, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row = task / wanted * rows + first_row + task % wanted;
       const uint8_t* upper = source + 2 * row * 2 * columns * kChannels;
       const uint8_t* lower = upper + 2 * columns * kChannels;
       uint8_t* out = target + row * columns * kChannels;
@@ -87,7 +78,7 @@ Tensor halve_cpu(const Tensor& panorama) {
       halve_row(upper, lower, done, columns, out);
     }
   });
-  return half;
+  return halves;
 }
 
 }  // namespace

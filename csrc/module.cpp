@@ -4,9 +4,9 @@
 
 STABLE_TORCH_LIBRARY(cora, library) {
   library.def(
-      "sample_views(Tensor panorama, Tensor taps, Tensor weights, int[] shifts, float[] scale, float[] offset, "
+      "sample_views(Tensor panoramas, Tensor taps, Tensor weights, int[] shifts, float[] scale, float[] offset, "
       "Tensor(a!) out) -> ()");
-  library.def("halve(Tensor panorama) -> Tensor");
+  library.def("halve(Tensor panoramas, int first_row, int last_row) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

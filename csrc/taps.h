@@ -1,20 +1,22 @@
-// The plan of `cora::sample_views` and its arithmetic for one sample, shared by the CPU and the CUDA operation.
+// The plan of `cora::sample_views` and its arithmetic for one pixel, shared by the CPU and the CUDA operation.
 //
 // A tap is where one bilinear sample reads: (row + 1) << 16 | column of its upper left texel, for a camera at yaw 0;
-// row -1 lies beyond the north pole. Its weights are the fractions (right, down) in [0, 1).
+// row -1 lies beyond the north pole. Its four weights, of that texel, the one to its right, the one below and the one
+// to the right of that, are whole numbers with sum kOne.
 #pragma once
 
 #include <cstdint>
 
 #if defined(__CUDACC__)
-#define CORA_HOST_DEVICE __host__ __device__
+#define CORA_HOST_DEVICE __host__ __device__ __forceinline__
 #else
-#define CORA_HOST_DEVICE
+#define CORA_HOST_DEVICE inline
 #endif
 
 namespace cora {
 
 constexpr int kChannels = 3;
+constexpr int32_t kOne = 1 << 14;
 
 // A panorama uint8[height][width][3], row-major.
 struct Panorama {
@@ -23,7 +25,7 @@ struct Panorama {
   int32_t width;
 };
 
-// What is done to the mean of a pixel's samples, per channel: value * scale + offset.
+// What is done to the sum of a pixel's weighted texels, per channel: sum * scale + offset.
 struct Normalisation {
   float scale[kChannels];
   float offset[kChannels];
@@ -31,8 +33,8 @@ struct Normalisation {
 
 // Adds the bilinear sample of a tap, moved to the right by `shift` columns in [0, width), to sum[3].
 // Columns wrap; row -1 and row `height` are the mirrored rows, half a turn away.
-CORA_HOST_DEVICE inline void add_sample(
-    const Panorama& panorama, int32_t tap, float right, float down, int32_t shift, float* sum) {
+CORA_HOST_DEVICE void add_sample(
+    const Panorama& panorama, int32_t tap, const int16_t* weights, int32_t shift, int32_t* sum) {
   const int32_t width = panorama.width;
   const int32_t top = static_cast<int32_t>(static_cast<uint32_t>(tap) >> 16) - 1;
   const int32_t left = (tap & 0xffff) + shift;
@@ -43,27 +45,16 @@ CORA_HOST_DEVICE inline void add_sample(
       row = row < 0 ? -1 - row : 2 * panorama.height - 1 - row;
       column += width / 2;
     }
-    const float weight_y = row_step ? down : 1.0f - down;
     const uint8_t* line = panorama.texels + static_cast<int64_t>(row) * width * kChannels;
     for (int32_t column_step = 0; column_step < 2; ++column_step) {
-      const uint8_t* texel = line + static_cast<int64_t>((column + column_step) % width) * kChannels;
-      const float weight = weight_y * (column_step ? right : 1.0f - right);
+      int32_t wrapped = column + column_step;
+      // The column is below 2.5 widths.
+      if (wrapped >= width) wrapped -= width;
+      if (wrapped >= width) wrapped -= width;
+      const uint8_t* texel = line + static_cast<int64_t>(wrapped) * kChannels;
+      const int32_t weight = weights[2 * row_step + column_step];
       for (int channel = 0; channel < kChannels; ++channel) sum[channel] += weight * texel[channel];
     }
-  }
-}
-
-// Writes one view pixel: the mean of its `samples` taps, normalised. `out` points to it in the plane of channel 0.
-CORA_HOST_DEVICE inline void sample_pixel(
-    const Panorama& panorama, const int32_t* taps, const float* weights, int64_t samples, int32_t shift,
-    const Normalisation& normalisation, int64_t plane, float* out) {
-  float sum[kChannels] = {0.0f, 0.0f, 0.0f};
-  for (int64_t sample = 0; sample < samples; ++sample) {
-    add_sample(panorama, taps[sample], weights[2 * sample], weights[2 * sample + 1], shift, sum);
-  }
-  for (int channel = 0; channel < kChannels; ++channel) {
-    out[channel * plane] =
-        sum[channel] / static_cast<float>(samples) * normalisation.scale[channel] + normalisation.offset[channel];
   }
 }
 

@@ -15,10 +15,10 @@ from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
 from cora.types import ViewSpec
 
 __all__ = [
+    "bilinear_indices",
     "bilinear_taps",
-    "bilinear_texels",
-    "level_of_detail",
     "panorama_coordinates",
+    "pixel_angles",
     "pixel_grid",
     "sample_bilinear",
 ]
@@ -44,20 +44,22 @@ def panorama_coordinates(
     return lonlat_to_pixel(lon, lat, panorama_height, panorama_width)
 
 
-def level_of_detail(spec: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int) -> Tensor:
-    """Return log2 of how many panorama pixels one view pixel spans, float64[height, width]; negative when magnified.
+def pixel_angles(spec: ViewSpec, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the angles (radians) that each pixel of a view sees along y and along x, each float64[height, width].
 
-    The span is the square root of the footprint's area, from the Jacobian of pixel -> direction on the sphere. Near a
-    pole the panorama stretches horizontally; that stretch carries no detail and does not count.
+    They are the lengths of the columns of the Jacobian pixel -> direction on the sphere; those of a rectangle are taken
+    on its plane of longitudes and latitudes, because that is how it is made.
 
-    Convention: a view whose pixels span two panorama pixels each has level 1.
+    Convention: straight ahead, a pixel of a view 90 degrees and 180 pixels wide sees 2 / 180 of a radian.
     """
+    if spec.projection == "equirectangular":
+        angles = math.radians(spec.vfov_deg) / height, math.radians(spec.hfov_deg) / width
+        return torch.full((height, width), angles[0]).double(), torch.full((height, width), angles[1]).double()
     x, y = pixel_grid(height, width)
-    along_x = rays_at(spec, x + 0.5, y, height, width) - rays_at(spec, x - 0.5, y, height, width)
-    along_y = rays_at(spec, x, y + 0.5, height, width) - rays_at(spec, x, y - 0.5, height, width)
-    steradians = torch.linalg.vector_norm(torch.linalg.cross(along_x, along_y), dim=-1)
-    pixels_per_steradian = (panorama_width / (2 * math.pi)) * (panorama_height / math.pi)
-    return 0.5 * torch.log2(steradians.clamp(min=1e-30) * pixels_per_steradian)
+    step = 1e-3
+    along_y = rays_at(spec, x, y + step, height, width) - rays_at(spec, x, y - step, height, width)
+    along_x = rays_at(spec, x + step, y, height, width) - rays_at(spec, x - step, y, height, width)
+    return torch.linalg.vector_norm(along_y, dim=-1) / (2 * step), torch.linalg.vector_norm(along_x, dim=-1) / (2 * step)
 
 
 def bilinear_taps(x: Tensor, y: Tensor, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
@@ -76,33 +78,29 @@ def bilinear_taps(x: Tensor, y: Tensor, height: int | Tensor, width: int | Tenso
     an 8-column panorama the texel above (column 1, row 0) is (column 5, row 0).
     """
     left, top = torch.floor(x - 0.5), torch.floor(y - 0.5)
-    return bilinear_texels(left.long(), top.long(), x - 0.5 - left, y - 0.5 - top, height, width)
+    right, down = x - 0.5 - left, y - 0.5 - top
+    weights = torch.stack([(1 - right) * (1 - down), right * (1 - down), (1 - right) * down, right * down], dim=-1)
+    return bilinear_indices(left.long(), top.long(), height, width), weights
 
 
-def bilinear_texels(
-    left: Tensor, top: Tensor, right: Tensor, down: Tensor, height: int | Tensor, width: int | Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the four texels and weights of `bilinear_taps` for positions that are split already.
+def bilinear_indices(left: Tensor, top: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+    """Return the four texels of `bilinear_taps`, int64[..., 4] into the row-major panorama.
 
     Args:
         left: Column of the upper left texel, int[...]; any value, wraps.
         top: Its row, int[...] in [-1, height - 1].
-        right: How far the position lies to the right of that texel's centre, float[...] in [0, 1).
-        down: How far it lies below.
         height: See `bilinear_taps`.
         width: See `bilinear_taps`.
     """
-    indices, weights = [], []
+    indices = []
     for row_step in (0, 1):
         row = top.long() + row_step
         over_pole = (row < 0) | (row >= height)
         row = torch.where(row < 0, -1 - row, torch.where(row >= height, 2 * height - 1 - row, row))
-        weight_y = down if row_step else 1 - down
         for column_step in (0, 1):
             column = torch.remainder(left.long() + column_step + over_pole * (width // 2), width)
             indices.append(row * width + column)
-            weights.append(weight_y * (right if column_step else 1 - right))
-    return torch.stack(indices, dim=-1), torch.stack(weights, dim=-1)
+    return torch.stack(indices, dim=-1)
 
 
 def sample_bilinear(panorama: Tensor, x: Tensor, y: Tensor) -> Tensor:

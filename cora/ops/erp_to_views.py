@@ -1,6 +1,7 @@
-"""Views of an equirectangular panorama: signature, checks and choice of implementation.
+"""Views of an equirectangular panorama: signature, checks, choice of implementation, and the operation for torch.
 
-The arithmetic is in `cora.ops.reference.erp_to_views` (plain torch, any device) and in the extension `cora._C`.
+The operation is ``cora::erp_to_views``; a view travels in it as seven numbers. The arithmetic is in
+`cora.ops.reference.erp_to_views` (plain torch, any device), in the extension `cora._C` and in `cora.triton_kernels`.
 """
 
 from __future__ import annotations
@@ -8,27 +9,26 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
-from operator import itemgetter
-from typing import Literal, get_args
+from importlib.util import find_spec
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from cora.errors import GeometryError, KernelUnavailable
-from cora.geometry.camera import check_view, content_box
+from cora.geometry.camera import check_view
 from cora.ops.extension import extension_problem, has_kernel
-from cora.ops.reference import erp_to_views as reference
-from cora.ops.view_plan import GatherPlan, gather_plan, is_separable, separable_filter
+from cora.ops.view_rendering import Face, Normalisation, render, render_adjoint
 from cora.types import ViewSpec
 
 __all__ = ["IMPL_VARIABLE", "Implementation", "available_implementations", "erp_to_views"]
 
-Implementation = Literal["auto", "reference", "cpp", "cuda"]
+Implementation = Literal["auto", "reference", "cpp", "cuda", "triton"]
 
 IMPL_VARIABLE = "CORA_OP_IMPL"
+
+NUMBERS_PER_VIEW = 7
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +46,19 @@ def erp_to_views(
 ) -> Tensor:
     """Return the views of a panorama, normalised: (value / 255 - mean) / std.
 
+    It is linear in the panorama; a floating one, of values in 0 .. 255, may ask for its gradient.
+
     Args:
-        panorama: uint8[H, W, 3] or uint8[B, H, W, 3], equirectangular RGB.
+        panorama: uint8 or floating [H, W, 3] or [3, H, W], or a batch of them, equirectangular RGB. Floating ones are
+            float32 or float64 and take the reference.
         views: What to look at; letterbox bars are black before normalisation.
         size: (height, width) of every view in pixels.
         mean: Three channel means, of values in 0 .. 1.
         std: Three channel standard deviations.
-        dtype: Floating dtype of the result; the computation is in float32.
+        dtype: Floating dtype of the result; the computation is in float32, or float64 for such a panorama.
         antialias: Average what a view pixel covers (the default), or take one bilinear sample of the panorama.
-        impl: ``reference``, ``cpp``, ``cuda``, or ``auto`` for the fastest one that is there. The environment variable
-            ``CORA_OP_IMPL`` decides what ``auto`` means.
+        impl: ``reference``, ``cpp``, ``cuda``, ``triton``, or ``auto`` for the fastest one that is there. The
+            environment variable ``CORA_OP_IMPL`` decides what ``auto`` means.
 
     Returns:
         float[V, 3, h, w], or float[B, V, 3, h, w] for a batch, on the panorama's device.
@@ -64,120 +67,125 @@ def erp_to_views(
         GeometryError: A wrong shape, dtype, size or view.
         KernelUnavailable: The implementation asked for is not there.
     """
-    _check(panorama, views, size, mean, std)
-    compiled = _is_compiled(impl, panorama.device.type)
+    _check(panorama, views, size, mean, std, dtype)
+    if panorama.shape[-1] != 3:
+        panorama = panorama.movedim(-3, -1)
     batch = panorama if panorama.dim() == 4 else panorama[None]
-    shape = (len(batch), len(views), 3, *size)
-    pictures = torch.empty(shape, dtype=torch.float32, device=panorama.device)
-    normalisation = _Normalisation.of(mean, std)
-    # A caller's autocast must not round pixels: training and serving would then see different views.
-    with torch.autocast(panorama.device.type, enabled=False):
-        for each, out in zip(batch, pictures, strict=True):
-            _render(each.contiguous(), views, antialias, normalisation, compiled, out)
-    result = pictures.to(dtype)
-    return result if panorama.dim() == 4 else result[0]
+    numbers = [number for view in views for number in _numbers(view)]
+    pictures: Tensor = torch.ops.cora.erp_to_views(
+        batch, numbers, list(size), list(mean), list(std), dtype, antialias, impl
+    )
+    return pictures if panorama.dim() == 4 else pictures[0]
 
 
-@dataclass(frozen=True)
-class _Normalisation:
-    """value * scale + offset, per channel, for values in 0 .. 255."""
-
-    scale: list[float]
-    offset: list[float]
-
-    @classmethod
-    def of(cls, mean: Sequence[float], std: Sequence[float]) -> _Normalisation:
-        return cls([1 / (255 * each) for each in std], [-m / s for m, s in zip(mean, std, strict=True)])
-
-
-class _Levels:
-    """The panorama and its halves, each made when it is first asked for."""
-
-    def __init__(self, panorama: Tensor, compiled: bool) -> None:
-        self._levels = [panorama]
-        self._compiled = compiled and panorama.device.type == "cpu"
-
-    def __getitem__(self, level: int) -> Tensor:
-        while len(self._levels) <= level:
-            last = self._levels[-1]
-            # The kernel knows even sides; odd ones slide their weights along the axis, and are rare.
-            fits = self._compiled and last.shape[0] % 2 == last.shape[1] % 2 == 0
-            self._levels.append(torch.ops.cora.halve(last) if fits else reference.halve(last))
-        return self._levels[level]
-
-
-def _render(
-    panorama: Tensor,
-    views: Sequence[ViewSpec],
+@torch.library.custom_op("cora::erp_to_views", mutates_args=())
+def _operation(
+    panoramas: Tensor,
+    views: list[float],
+    size: list[int],
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
     antialias: bool,
-    normalisation: _Normalisation,
-    compiled: bool,
-    out: Tensor,
-) -> None:
-    """Write the views of one panorama uint8[H, W, 3] to float32[V, 3, h, w]."""
-    size = {"panorama_height": panorama.shape[0], "panorama_width": panorama.shape[1]}
-    levels = _Levels(panorama, compiled)
-    scale, offset = normalisation.scale, normalisation.offset
-    black = torch.tensor(offset, device=panorama.device).view(3, 1, 1)
-    gathered: list[tuple[GatherPlan, int, int]] = []
-    for number, view in enumerate(views):
-        top, left, height, width = box = content_box(view, *out.shape[-2:])
-        is_full = box[2:] == tuple(out.shape[-2:])
-        if not is_full:
-            out[number] = black
-        target = out[number, :, top : top + height, left : left + width]
-        if is_separable(view, antialias):
-            filters = separable_filter(view, height, width, **size)
-            picture = reference.filter_separable(levels[filters.level], filters)
-            factor = torch.tensor(scale, device=panorama.device).view(3, 1, 1)
-            target.copy_(torch.addcmul(black, picture, factor))
-            continue
-        plan, shift = gather_plan(view, height, width, **size, antialias=antialias)
-        if is_full:
-            gathered.append((plan, shift, number))
-            continue
-        picture = out.new_empty(1, 3, height, width)
-        _sample(levels[plan.level], plan, [shift], normalisation, compiled, picture)
-        target.copy_(picture[0])
-    for plan, run in groupby(gathered, key=itemgetter(0)):
-        # Neighbours in the list that share a plan, as the views of a ring do, are one call.
-        _, shifts, numbers = zip(*run, strict=True)
-        for first, last in _runs(numbers):
-            part = [shift for shift, number in zip(shifts, numbers, strict=True) if first <= number <= last]
-            _sample(levels[plan.level], plan, part, normalisation, compiled, out[first : last + 1])
+    impl: str,
+) -> Tensor:
+    face = _choose(impl, panoramas)
+    shape = (len(panoramas), len(views) // NUMBERS_PER_VIEW, 3, *size)
+    # The kernels write their result as it is to be; the reference computes in its own type.
+    kind = dtype if face != "reference" else torch.promote_types(panoramas.dtype, torch.float32)
+    pictures = torch.empty(shape, dtype=kind, device=panoramas.device)
+    # A caller's autocast must not round pixels: training and serving would then see different views.
+    with torch.autocast(panoramas.device.type, enabled=False):
+        render(panoramas.contiguous(), _views(views), antialias, Normalisation.of(mean, std), face, pictures)
+    return pictures.to(dtype)
 
 
-def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (first, last) of each stretch of consecutive numbers."""
-    runs: list[tuple[int, int]] = []
-    for number in numbers:
-        if runs and runs[-1][1] == number - 1:
-            runs[-1] = (runs[-1][0], number)
-        else:
-            runs.append((number, number))
-    return runs
+@_operation.register_fake
+def _fake(
+    panoramas: Tensor,
+    views: list[float],
+    size: list[int],
+    mean: list[float],
+    std: list[float],
+    dtype: torch.dtype,
+    antialias: bool,
+    impl: str,
+) -> Tensor:
+    return panoramas.new_empty((len(panoramas), len(views) // NUMBERS_PER_VIEW, 3, *size), dtype=dtype)
 
 
-def _sample(
-    level: Tensor, plan: GatherPlan, shifts: list[int], normalisation: _Normalisation, compiled: bool, out: Tensor
-) -> None:
-    scale, offset = normalisation.scale, normalisation.offset
-    if compiled:
-        taps, weights = plan.taps.to(level.device), plan.weights.to(level.device)
-        torch.ops.cora.sample_views(level, taps, weights, shifts, scale, offset, out)
-    else:
-        reference.sample_views(level, plan, shifts, scale, offset, out)
+@torch.library.custom_op("cora::erp_to_views_adjoint", mutates_args=())
+def _adjoint(
+    gradient: Tensor, views: list[float], size: list[int], std: list[float], dtype: torch.dtype, antialias: bool
+) -> Tensor:
+    """Return the gradient [B, H, W, 3] of panoramas of a size and dtype."""
+    scale = Normalisation.of([0.0] * 3, std).scale
+    with torch.autocast(gradient.device.type, enabled=False):
+        return render_adjoint(gradient.to(dtype).contiguous(), _views(views), antialias, scale, size[0], size[1])
+
+
+@_adjoint.register_fake
+def _adjoint_fake(
+    gradient: Tensor, views: list[float], size: list[int], std: list[float], dtype: torch.dtype, antialias: bool
+) -> Tensor:
+    return gradient.new_empty((len(gradient), *size, 3), dtype=dtype)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    panoramas, views, _, _, std, _, antialias, _ = inputs
+    ctx.arguments = views, list(panoramas.shape[1:3]), std, panoramas.dtype, antialias
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    return torch.ops.cora.erp_to_views_adjoint(gradient, *ctx.arguments), *[None] * 7
+
+
+_operation.register_autograd(_backward, setup_context=_setup_context)
+
+
+def _numbers(view: ViewSpec) -> tuple[float, ...]:
+    """Return what of a view its picture depends on, as numbers."""
+    is_flat, angles = view.projection == "perspective", (view.yaw_deg, view.pitch_deg, view.hfov_deg, view.vfov_deg)
+    return float(is_flat), *angles, view.roll_deg, float(view.letterbox)
+
+
+def _views(numbers: Sequence[float]) -> list[ViewSpec]:
+    views: list[ViewSpec] = []
+    for start in range(0, len(numbers), NUMBERS_PER_VIEW):
+        is_flat, yaw_deg, pitch_deg, hfov_deg, vfov_deg, roll_deg, letterbox = numbers[start : start + NUMBERS_PER_VIEW]
+        view = ViewSpec(
+            index=len(views),
+            projection="perspective" if is_flat else "equirectangular",
+            yaw_deg=yaw_deg,
+            pitch_deg=pitch_deg,
+            hfov_deg=hfov_deg,
+            vfov_deg=vfov_deg,
+            roll_deg=roll_deg,
+            letterbox=bool(letterbox),
+        )
+        views.append(view)
+    return views
 
 
 def _check(
-    panorama: Tensor, views: Sequence[ViewSpec], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    panorama: Tensor,
+    views: Sequence[ViewSpec],
+    size: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
 ) -> None:
-    if panorama.dtype != torch.uint8 or panorama.dim() not in (3, 4) or panorama.shape[-1] != 3:
+    known = panorama.dtype in (torch.uint8, torch.float32, torch.float64)
+    if not known or panorama.dim() not in (3, 4) or 3 not in (panorama.shape[-1], panorama.shape[-3]):
         raise GeometryError(
-            f"a panorama is uint8[H, W, 3] or uint8[B, H, W, 3], got {panorama.dtype} {list(panorama.shape)}"
+            "a panorama is uint8, float32 or float64 [H, W, 3] or [3, H, W], or a batch of them, "
+            f"got {panorama.dtype} {list(panorama.shape)}"
         )
-    if min(panorama.shape[-3:-1]) < 2:
-        raise GeometryError(f"a panorama has at least 2 x 2 pixels, got {list(panorama.shape[-3:-1])}")
+    sides = panorama.shape[-3:-1] if panorama.shape[-1] == 3 else panorama.shape[-2:]
+    if min(sides) < 2:
+        raise GeometryError(f"a panorama has at least 2 x 2 pixels, got {list(sides)}")
+    if not dtype.is_floating_point:
+        raise GeometryError(f"the views are floating, got dtype {dtype}")
     if not views:
         raise GeometryError("at least one view is needed")
     if len(size) != 2 or min(size) < 1:
@@ -188,34 +196,47 @@ def _check(
         check_view(view)
 
 
-def available_implementations(device_type: str = "cpu") -> list[Implementation]:
-    """Return the implementations usable for panoramas on a kind of device, the fastest first."""
-    compiled: Implementation = "cuda" if device_type == "cuda" else "cpp"
-    return [compiled, "reference"] if has_kernel("sample_views", device_type) else ["reference"]
+def available_implementations(device_type: str = "cpu") -> list[Face]:
+    """Return the implementations usable for uint8 panoramas on a kind of device, the fastest first."""
+    available: list[Face] = []
+    if has_kernel("sample_views", device_type):
+        available.append("cuda" if device_type == "cuda" else "cpp")
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    if find_spec("triton") is not None and device_type == "cuda":
+        available.append("triton")
+    available.append("reference")
+    if find_spec("triton") is not None and interpreted and device_type == "cpu":
+        # For looking into a kernel; never what auto means.
+        available.append("triton")
+    return available
 
 
-def _is_compiled(impl: str, device_type: str) -> bool:
-    """Return whether the compiled implementation is to be used; the choice of ``auto`` is logged."""
+def _choose(impl: str, panoramas: Tensor) -> Face:
+    """Return the implementation to use; the choice of ``auto`` is logged."""
     known = get_args(Implementation)
     requested = os.environ.get(IMPL_VARIABLE) or impl if impl == "auto" else impl
     if requested not in known:
         raise KernelUnavailable(f"erp_to_views has no implementation '{requested}'; known: {', '.join(known)}")
-    available = available_implementations(device_type)
-    chosen = available[0] if requested == "auto" else requested
-    if chosen not in available:
-        raise KernelUnavailable(
-            f"erp_to_views: implementation '{chosen}' cannot take panoramas on {device_type}: "
-            f"{extension_problem() or f'it has no {chosen} kernel for them'}; available: {', '.join(available)}. "
-            "The kernels are built by `pip install --no-build-isolation .` in the source tree, those for CUDA where "
-            "torch has CUDA and nvcc is found"
-        )
-    if requested == "auto":
-        _log_choice(device_type, chosen)
-    return chosen != "reference"
+    device_type, floating = panoramas.device.type, panoramas.is_floating_point()
+    available: list[Face] = ["reference"] if floating else available_implementations(device_type)
+    for face in available:
+        if requested in ("auto", face):
+            if requested == "auto":
+                _log_choice(device_type, face, floating)
+            return face
+    missing = "its kernels take uint8 panoramas" if floating else extension_problem() or f"it has no {requested} kernel"
+    raise KernelUnavailable(
+        f"erp_to_views: implementation '{requested}' cannot take panoramas on {device_type}: {missing}; available: "
+        f"{', '.join(available)}. The kernels are built by `pip install --no-build-isolation .` in the source tree, "
+        "those for CUDA where torch has CUDA and nvcc is found; triton needs the package triton and a GPU"
+    )
 
 
 @lru_cache(maxsize=8)
-def _log_choice(device_type: str, chosen: str) -> None:
+def _log_choice(device_type: str, chosen: str, floating: bool) -> None:
     """Log what ``auto`` chose, once a process: the cache swallows repetitions."""
-    reason = "the fastest there is" if chosen != "reference" else extension_problem() or "no kernel for this device"
+    if floating:
+        reason = "kernels take uint8 panoramas"
+    else:
+        reason = "the fastest there is" if chosen != "reference" else extension_problem() or "no kernel for this device"
     logger.info("erp_to_views on %s: implementation '%s' (%s)", device_type, chosen, reason)

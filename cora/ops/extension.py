@@ -40,7 +40,7 @@ def has_kernel(operation: str, device_type: str) -> bool:
 
 
 def _sample_views_fake(
-    panorama: Tensor,
+    panoramas: Tensor,
     taps: Tensor,
     weights: Tensor,
     shifts: list[int],
@@ -51,6 +51,6 @@ def _sample_views_fake(
     """Write nothing: the result is an argument."""
 
 
-def _halve_fake(panorama: Tensor) -> Tensor:
-    height, width, channels = panorama.shape
-    return panorama.new_empty(height // 2, width // 2, channels)
+def _halve_fake(panoramas: Tensor, first_row: int, last_row: int) -> Tensor:
+    batch, height, width, channels = panoramas.shape
+    return panoramas.new_empty(batch, height // 2, width // 2, channels)

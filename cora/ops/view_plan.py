@@ -1,8 +1,7 @@
-"""What every implementation of `erp_to_views` shares: the views' sampling plans and filters, made once and kept.
+"""What every implementation of `erp_to_views` shares: where each view samples its panorama, made once and kept.
 
-Gathered views (perspective ones, and all views without antialiasing) have a plan of taps into one level of the
-panorama; the views of a ring share it, because they differ by a turn only. Antialiased equirectangular views are
-separable: one filter per axis.
+A plan is a list of bilinear taps into one level of the panorama (the panorama halved some number of times). The views
+of a ring share a plan, because they differ by a turn only.
 """
 
 from __future__ import annotations
@@ -15,23 +14,22 @@ import torch
 from torch import Tensor
 
 from cora.errors import GeometryError
-from cora.geometry.sampling import level_of_detail, panorama_coordinates
+from cora.geometry.sampling import panorama_coordinates, pixel_angles
 from cora.types import ViewSpec
 
-__all__ = [
-    "AxisFilter",
-    "GatherPlan",
-    "SeparableFilter",
-    "gather_plan",
-    "is_separable",
-    "separable_filter",
-    "triangle_filter",
-]
+__all__ = ["ONE", "GatherPlan", "finest_level", "gather_plan"]
+
+ONE = 1 << 14
+"""The weights of a tap are whole numbers that sum to this; an error of 0.03 of 255 steps at most."""
 
 # What fits into a tap, and leaves room for a shift in 32 bits.
 LARGEST_HEIGHT, LARGEST_WIDTH = 32_765, 65_535
 # Yaws that are this part of a column apart are the same.
 _SAME_COLUMN = 1e-6
+# Texels between two samples of a pixel: up to here their triangles leave no gap that shows.
+_LARGEST_STEP = 1.42
+# Along one axis of a pixel.
+_MOST_SAMPLES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +40,12 @@ class GatherPlan:
         level: How many times the panorama is halved first.
         taps: int32[h * w * samples], the upper left texel of each bilinear sample for a camera at yaw 0, as
             (row + 1) << 16 | column; row -1 lies beyond the north pole.
-        weights: float32[h * w * samples, 2], how far the sample lies to the right of that texel and below it.
+        weights: int16[h * w * samples, 4], of that texel, the one to its right, the one below it and the one to the
+            right of that; they sum to `ONE`.
         samples: Samples per pixel; a pixel is their mean.
         height: h.
         width: w.
+        rows: (first, last + 1) of the level's rows that are read.
     """
 
     level: int
@@ -54,34 +54,7 @@ class GatherPlan:
     samples: int
     height: int
     width: int
-
-
-@dataclass(frozen=True)
-class AxisFilter:
-    """A resampling filter along one axis of a picture.
-
-    Attributes:
-        indices: int64[K], the source rows or columns that take part, consecutive; those outside the picture mean its
-            continuation around the sphere.
-        weights: float32[n, K], their weight in each of the n output rows or columns; each row sums to 1.
-    """
-
-    indices: Tensor
-    weights: Tensor
-
-
-@dataclass(frozen=True)
-class SeparableFilter:
-    """How an equirectangular view is made: halve the panorama `level` times, then filter its rows and columns."""
-
-    level: int
-    rows: AxisFilter
-    columns: AxisFilter
-
-
-def is_separable(view: ViewSpec, antialias: bool) -> bool:
-    """Return whether the view is made by axis filters rather than gathered pixel by pixel."""
-    return antialias and view.projection == "equirectangular"
+    rows: tuple[int, int]
 
 
 def gather_plan(
@@ -92,8 +65,8 @@ def gather_plan(
     The yaw is a number of columns that the plan's taps move to the right, so that views which differ by a turn of whole
     columns share a plan.
 
-    With `antialias` a pixel is the mean of 2 x 2 or 3 x 3 samples, at most 1.41 texels apart, of the level in which the
-    widest pixel spans 2 to 4 texels; or a single sample where every pixel spans less than half a texel.
+    With `antialias` a pixel is the mean of samples all over it, at most 1.42 texels apart, of the coarsest level of
+    which the pixel spans at least two texels along either axis. Without, it is one sample of the panorama.
 
     Raises:
         GeometryError: The panorama has too many rows or columns to be addressed.
@@ -104,34 +77,50 @@ def gather_plan(
             f"got {panorama_width} x {panorama_height}"
         )
     shape = replace(view, index=0, yaw_deg=0.0, ring=None, letterbox=False, is_global=False)
-    per_axis, level = _samples_and_level(shape, height, width, panorama_height, panorama_width) if antialias else (1, 0)
+    level, per_pixel = 0, (1, 1)
+    if antialias:
+        level, per_pixel = _level_and_samples(shape, height, width, panorama_height, panorama_width)
     level_height, level_width = panorama_height >> level, panorama_width >> level
     columns = view.yaw_deg / 360 * level_width
     shift = math.floor(columns + _SAME_COLUMN)
     fraction = max(0.0, columns - shift)
     if fraction < 2 * _SAME_COLUMN:
         fraction = 0.0
-    plan = _make_gather_plan(shape, height, width, per_axis, level, level_height, level_width, fraction)
+    plan = _make_gather_plan(shape, height, width, per_pixel, level, level_height, level_width, fraction)
     return plan, shift % level_width
 
 
-def _samples_and_level(
+def finest_level(view: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int) -> int:
+    """Return how many times a panorama can be halved before an antialiased view of height x width pixels notices."""
+    shape = replace(view, index=0, yaw_deg=0.0, ring=None, letterbox=False, is_global=False)
+    return _level_and_samples(shape, height, width, panorama_height, panorama_width)[0]
+
+
+def _level_and_samples(
     shape: ViewSpec, height: int, width: int, panorama_height: int, panorama_width: int
-) -> tuple[int, int]:
-    """Return the samples per pixel and axis, and the level they are taken from."""
-    span = _largest_level(shape, height, width) + 0.5 * math.log2(panorama_height * panorama_width)
-    if span <= -1:
-        return 1, 0
-    largest = math.floor(math.log2(min(panorama_height, panorama_width))) - 1
-    level = max(0, min(largest, math.floor(span) - 1))
-    # A pixel spans up to four texels of that level; two samples an axis leave gaps from 2.8 texels on.
-    return (2 if span - level < 1.5 else 3), level
+) -> tuple[int, tuple[int, int]]:
+    """Return the level and how many samples a pixel takes of it along y and x."""
+    angles_rad = _largest_angles(shape, height, width)
+    spans = angles_rad[0] / math.pi * panorama_height, angles_rad[1] / (2 * math.pi) * panorama_width
+    coarsest = math.floor(math.log2(min(panorama_height, panorama_width))) - 1
+    # Long thin pixels need a coarser level, or they would take any number of samples.
+    wanted = max(
+        math.floor(math.log2(min(spans))) - 1, math.ceil(math.log2(max(spans) / (_MOST_SAMPLES * _LARGEST_STEP)))
+    )
+    level = max(0, min(coarsest, wanted))
+    return level, (_num_samples(spans[0] / 2**level), _num_samples(spans[1] / 2**level))
+
+
+def _num_samples(span: float) -> int:
+    # Magnified twice or more, a picture is smooth already: one sample is the mean.
+    return 1 if span <= 0.5 else min(_MOST_SAMPLES, max(2, math.ceil(span / _LARGEST_STEP)))
 
 
 @lru_cache(maxsize=256)
-def _largest_level(shape: ViewSpec, height: int, width: int) -> float:
-    """Return the largest level of detail of the pixels in a panorama of one pixel."""
-    return float(level_of_detail(shape, height, width, panorama_height=1, panorama_width=1).max())
+def _largest_angles(shape: ViewSpec, height: int, width: int) -> tuple[float, float]:
+    """Return the largest angles (radians) that a pixel of a view sees along y and x."""
+    along_y, along_x = pixel_angles(shape, height, width)
+    return float(along_y.max()), float(along_x.max())
 
 
 # A plan of 448 x 448 pixels with four samples each takes 10 MB.
@@ -140,52 +129,27 @@ def _make_gather_plan(
     shape: ViewSpec,
     height: int,
     width: int,
-    per_axis: int,
+    per_pixel: tuple[int, int],
     level: int,
     level_height: int,
     level_width: int,
     fraction: float,
 ) -> GatherPlan:
     sizes = {"panorama_height": level_height, "panorama_width": level_width}
+    down, across = per_pixel
     x, y = (
-        coordinate.view(height, per_axis, width, per_axis).transpose(1, 2).flatten() - 0.5
-        for coordinate in panorama_coordinates(shape, height * per_axis, width * per_axis, **sizes)
+        coordinate.view(height, down, width, across).transpose(1, 2).flatten() - 0.5
+        for coordinate in panorama_coordinates(shape, height * down, width * across, **sizes)
     )
     x = x + fraction
     left, top = x.floor(), y.floor()
     taps = (top.int() + 1 << 16) | torch.remainder(left.int(), level_width)
-    weights = torch.stack([x - left, y - top], dim=-1).float()
-    return GatherPlan(level, taps.int(), weights, per_axis**2, height, width)
+    rows = max(0, int(top.min())), min(level_height, int(top.max()) + 2)
+    return GatherPlan(level, taps.int(), _weights(x - left, y - top), down * across, height, width, rows)
 
 
-@lru_cache(maxsize=64)
-def separable_filter(
-    view: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int
-) -> SeparableFilter:
-    """Return the filters that make an antialiased equirectangular view fill height x width pixels."""
-    ratio_x = view.hfov_deg / 360 * panorama_width / width
-    ratio_y = view.vfov_deg / 180 * panorama_height / height
-    # Halving first bounds the filters' length; at least a factor of 2 is left to the better triangle filter.
-    level = math.floor(math.log2(max(1.0, min(ratio_x, ratio_y) / 2)))
-    level_height, level_width = panorama_height >> level, panorama_width >> level
-    left = ((view.yaw_deg - view.hfov_deg / 2) / 360 + 0.5) * level_width
-    top = (0.5 - (view.pitch_deg + view.vfov_deg / 2) / 180) * level_height
-    return SeparableFilter(
-        level=level,
-        rows=triangle_filter(top, view.vfov_deg / 180 * level_height / height, height),
-        columns=triangle_filter(left, view.hfov_deg / 360 * level_width / width, width),
-    )
-
-
-def triangle_filter(start: float, step: float, count: int) -> AxisFilter:
-    """Return triangles centred at start + (i + 0.5) * step of half width max(1, step), for i in 0 .. count - 1.
-
-    Positions are continuous: element k of the source covers [k, k + 1].
-    """
-    centres = start + (torch.arange(count, dtype=torch.float64) + 0.5) * step
-    half_width = max(1.0, step)
-    first, last = math.floor(float(centres[0]) - half_width), math.ceil(float(centres[-1]) + half_width)
-    indices = torch.arange(first, last)
-    distances = (indices.double() + 0.5 - centres[:, None]).abs()
-    weights = (1 - distances / half_width).clamp(min=0)
-    return AxisFilter(indices, (weights / weights.sum(dim=1, keepdim=True)).float())
+def _weights(right: Tensor, down: Tensor) -> Tensor:
+    """Return the bilinear weights int16[n, 4] of fractions in [0, 1], none negative, each row with sum `ONE`."""
+    right, down = (right * ONE).round().int(), (down * ONE).round().int()
+    both = (right * down + ONE // 2) >> 14
+    return torch.stack([ONE - right - down + both, right - both, down - both, both], dim=-1).short()

@@ -10,8 +10,8 @@ import torch
 from cora.geometry.camera import view_rays
 from cora.geometry.sampling import (
     bilinear_taps,
-    level_of_detail,
     panorama_coordinates,
+    pixel_angles,
     pixel_grid,
     sample_bilinear,
 )
@@ -106,19 +106,27 @@ def test_views_of_a_panorama_of_directions_show_their_own_rays(yaw: float, pitch
     torch.testing.assert_close(seen, view_rays(spec, 40, 40), rtol=0, atol=5e-4)
 
 
-def test_convention_level_is_log2_of_panorama_pixels_per_view_pixel() -> None:
-    # Straight ahead, one of 180 view pixels over 90 degrees spans 2 / 180 of a radian.
-    level = level_of_detail(perspective(25, 0), 181, 181, panorama_height=1024, panorama_width=2048)
-    assert level[90, 90].item() == pytest.approx(math.log2(2 / 181 * 2048 / (2 * math.pi)), abs=1e-3)
-    # In the corner a pixel sees less: the cube of the cosine of 54.7 degrees less area.
-    assert (level[90, 90] - level[0, 0]).item() == pytest.approx(-0.5 * math.log2(1 / 3**1.5), abs=0.02)
+def test_convention_angle_of_a_pixel() -> None:
+    # Straight ahead, one of 180 view pixels over 90 degrees sees 2 / 180 of a radian.
+    along_y, along_x = pixel_angles(perspective(25, 0), 181, 181)
+    assert along_x[90, 90].item() == pytest.approx(2 / 181, rel=1e-6)
+    assert along_y[90, 90].item() == pytest.approx(2 / 181, rel=1e-6)
+    # At 45 degrees to the side, a step outwards sees the square of the cosine of that, a step down the cosine.
+    assert along_x[90, 180].item() == pytest.approx(2 / 181 * 0.5, rel=0.02)
+    assert along_y[90, 180].item() == pytest.approx(2 / 181 * 0.5**0.5, rel=0.02)
 
 
-def test_level_does_not_depend_on_where_the_view_looks() -> None:
-    sizes = {"panorama_height": 512, "panorama_width": 1024}
-    ahead = level_of_detail(perspective(0, 0), 16, 16, **sizes)
-    up = level_of_detail(perspective(120, 90), 16, 16, **sizes)
-    torch.testing.assert_close(ahead, up, rtol=0, atol=1e-9)
+def test_angles_do_not_depend_on_where_the_view_looks() -> None:
+    for ahead, up in zip(
+        pixel_angles(perspective(0, 0, 90, 60), 16, 5), pixel_angles(perspective(120, 90, 90, 60), 16, 5), strict=True
+    ):
+        torch.testing.assert_close(ahead, up, rtol=1e-7, atol=0)
+
+
+def test_angles_of_a_rectangle_are_those_of_its_plane() -> None:
+    along_y, along_x = pixel_angles(ViewSpec(0, "equirectangular", 30, 60, 90, 60), 6, 3)
+    assert along_y.unique().tolist() == [pytest.approx(math.radians(10))]
+    assert along_x.unique().tolist() == [pytest.approx(math.radians(30))]
 
 
 def test_coordinates_land_in_the_panorama() -> None:
