@@ -59,7 +59,9 @@ def pixel_angles(spec: ViewSpec, height: int, width: int) -> tuple[Tensor, Tenso
     step = 1e-3
     along_y = rays_at(spec, x, y + step, height, width) - rays_at(spec, x, y - step, height, width)
     along_x = rays_at(spec, x + step, y, height, width) - rays_at(spec, x - step, y, height, width)
-    return torch.linalg.vector_norm(along_y, dim=-1) / (2 * step), torch.linalg.vector_norm(along_x, dim=-1) / (2 * step)
+    return torch.linalg.vector_norm(along_y, dim=-1) / (2 * step), torch.linalg.vector_norm(along_x, dim=-1) / (
+        2 * step
+    )
 
 
 def bilinear_taps(x: Tensor, y: Tensor, height: int | Tensor, width: int | Tensor) -> tuple[Tensor, Tensor]:
