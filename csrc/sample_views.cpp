@@ -42,6 +42,9 @@ void sample_span(const SampleViews& call, const Panorama& panorama, int32_t shif
 #define CORA_AVX2 __attribute__((target("avx2,fma,f16c")))
 
 constexpr int kLanes = 8;
+constexpr int64_t kTapsAhead = 128;
+// A panorama of this size and more is not in the cache when its rows come round again.
+constexpr int64_t kCacheBytes = 8 << 20;
 
 CORA_AVX2 inline void store(float* out, __m256 values) { _mm256_storeu_ps(out, values); }
 
@@ -60,10 +63,10 @@ CORA_AVX2 inline void store(BFloat16* out, __m256 values) {
 
 // The weighted sum of the two texels at `texel` and those below: [r r g g b b 0 0], to be added in pairs.
 CORA_AVX2 inline __m256i bilinear(const uint8_t* texel, int64_t stride, const int16_t* weights) {
-  const __m128i upper = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(texel));
-  const __m128i lower = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(texel + stride));
+  const __m128d upper = _mm_castsi128_pd(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(texel)));
+  const __m128i both = _mm_castpd_si128(_mm_loadh_pd(upper, reinterpret_cast<const double*>(texel + stride)));
   const __m128i order = _mm_setr_epi8(0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1);
-  const __m256i texels = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(_mm_unpacklo_epi64(upper, lower), order));
+  const __m256i texels = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(both, order));
   const __m256i factors = _mm256_castpd_si256(_mm256_broadcast_sd(reinterpret_cast<const double*>(weights)));
   return _mm256_madd_epi16(texels, factors);
 }
@@ -85,7 +88,8 @@ CORA_AVX2 inline void to_channels(const __m256i* sums, __m256i* channels) {
 
 // Writes the texel of each of `count` (a multiple of 8) taps; returns whether one is at the seam or next to a pole.
 CORA_AVX2 inline bool locate(
-    const Panorama& panorama, const int32_t* taps, int64_t count, int32_t shift, int32_t* texels) {
+    const Panorama& panorama, const int32_t* taps, int64_t count, int32_t shift, bool prefetches, int32_t* texels) {
+  const int64_t stride = static_cast<int64_t>(panorama.width) * kChannels;
   const __m256i widths = _mm256_set1_epi32(panorama.width);
   const __m256i last_column = _mm256_set1_epi32(panorama.width - 1);
   // Reading eight bytes at a texel must not pass the end of the panorama: the last pair of rows counts as a pole.
@@ -102,6 +106,13 @@ CORA_AVX2 inline bool locate(
     special = _mm256_or_si256(special, _mm256_cmpgt_epi32(row, last_row));
     const __m256i texel = _mm256_add_epi32(_mm256_mullo_epi32(row, widths), column);
     _mm256_store_si256(reinterpret_cast<__m256i*>(texels + group), texel);
+    if (prefetches) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const uint8_t* address = panorama.texels + static_cast<int64_t>(texels[group + lane]) * kChannels;
+        _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(address + stride), _MM_HINT_T0);
+      }
+    }
   }
   return !_mm256_testz_si256(special, special);
 }
@@ -118,21 +129,35 @@ CORA_AVX2 void sample_span_avx2(
     scale[channel] = _mm256_set1_ps(call.normalisation.scale[channel]);
     offset[channel] = _mm256_set1_ps(call.normalisation.offset[channel]);
   }
-  alignas(32) int32_t texels[kLanes * (kSamples ? kSamples : kMostSamples)];
+  // Taps are located some way ahead of their use, so that what they read of a large panorama is on its way by then.
+  const bool prefetches = stride * panorama.height > kCacheBytes;
+  const int64_t group_taps = kLanes * samples;
+  const int64_t block = std::max<int64_t>(1, kTapsAhead / group_taps) * kLanes;
+  alignas(32) int32_t texels[kSamples ? std::max<int64_t>(kTapsAhead, kLanes * kSamples) : kLanes * kMostSamples];
+  bool is_special[kTapsAhead / kLanes] = {};
   int64_t pixel = begin;
   for (; pixel + kLanes <= end; pixel += kLanes) {
     const int64_t first = pixel * samples;
-    if (locate(panorama, call.taps + first, kLanes * samples, shift, texels)) {
+    const int64_t position = (pixel - begin) % block;
+    if (position == 0) {
+      const int64_t groups = std::min(block, end - pixel) / kLanes;
+      for (int64_t group = 0; group < groups; ++group) {
+        const int64_t start = group * group_taps;
+        is_special[group] = locate(panorama, call.taps + first + start, group_taps, shift, prefetches, texels + start);
+      }
+    }
+    if (is_special[position / kLanes]) {
       sample_span(call, panorama, shift, out, pixel, pixel + kLanes);
       continue;
     }
     const int16_t* weights = call.weights + 4 * first;
+    const int32_t* located = texels + position * samples;
     __m256i sums[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) {
       sums[lane] = _mm256_setzero_si256();
       for (int64_t sample = 0; sample < samples; ++sample) {
         const int64_t tap = lane * samples + sample;
-        const uint8_t* texel = panorama.texels + static_cast<int64_t>(texels[tap]) * kChannels;
+        const uint8_t* texel = panorama.texels + static_cast<int64_t>(located[tap]) * kChannels;
         sums[lane] = _mm256_add_epi32(sums[lane], bilinear(texel, stride, weights + 4 * tap));
       }
     }
@@ -154,6 +179,7 @@ Span<T> choose_span(int64_t samples) {
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
     if (samples == 1) return sample_span_avx2<T, 1>;
     if (samples == 4) return sample_span_avx2<T, 4>;
+    if (samples == 9) return sample_span_avx2<T, 9>;
     return sample_span_avx2<T, 0>;
   }
 #endif

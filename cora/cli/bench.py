@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from cora.cli.errors import Group
+
+_ROUNDS = click.option(
+    "--rounds", metavar="N", type=click.IntRange(min=1), default=11, show_default=True, help="Timed calls."
+)
+_WIDTHS = click.option(
+    "--width", "widths", metavar="N", type=click.Choice(["1024", "2048", "4096", "8192"]), multiple=True,
+    help="Width of the panorama, repeatable; all of them by default.",
+)
+_SIZES = click.option(
+    "--size", "sizes", metavar="N", type=click.IntRange(min=8), multiple=True,
+    help="Side of a view, repeatable; 256 and 448 by default.",
+)
+_CHART = click.option("--chart", metavar="PNG", type=click.Path(dir_okay=False, path_type=Path), help="Draw a chart.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="End with one JSON list of rows.")
 
 
 @click.group("bench", cls=Group)
@@ -16,43 +33,66 @@ def main() -> None:
 
 
 @main.command("crop")
-@click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=11, show_default=True, help="Timed calls.")
+@_WIDTHS
+@_SIZES
+@click.option("--threads", metavar="N", type=click.IntRange(min=1), multiple=True, help="CPU threads; 1 and all cores.")
+@_ROUNDS
+@_CHART
+@_JSON
+def crop(
+    widths: Sequence[str], sizes: Sequence[int], threads: Sequence[int], rounds: int, chart: Path | None, as_json: bool
+) -> None:
+    """Time cutting eight views from a panorama in memory, and compare the pictures with the truth."""
+    from cora.bench.crop import SIZES, WIDTHS, run
+
+    rows = run(
+        [int(width) for width in widths] or WIDTHS,
+        sizes or SIZES,
+        threads=threads or sorted({1, os.cpu_count() or 1}),
+        rounds=rounds,
+        scene_width=max(WIDTHS),
+    )
+    columns = "source_width size antialias threads ms vs_cv2 vs_py360 vs_research psnr_db research_psnr_db floor_ms"
+    _print(rows, columns, as_json, lambda: _draw("draw_crop", rows, chart))
+
+
+@main.command("preprocess")
+@_WIDTHS
+@_SIZES
 @click.option("--threads", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where it runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON list of rows instead of a table.")
-def crop(rounds: int, threads: int, device: str, as_json: bool) -> None:
-    """Time cutting a ring of views from a panorama, and compare the pictures with the truth."""
-    import torch
+@_ROUNDS
+@_CHART
+@_JSON
+def preprocess(
+    widths: Sequence[str], sizes: Sequence[int], threads: int, rounds: int, chart: Path | None, as_json: bool
+) -> None:
+    """Time the way from a JPEG file to the views of a model."""
+    from cora.bench.crop import WIDTHS
+    from cora.bench.preprocess import run
 
-    from cora.bench.crop import run
-    from cora.errors import BackendUnavailable
+    chosen = [int(width) for width in widths] or WIDTHS
+    rows = run(chosen, sizes or (256,), threads=threads, rounds=rounds, scene_width=max(WIDTHS))
+    columns = "source_width size threads ms decode_ms decode_share images_per_s vs_research vs_cv2 psnr_db"
+    _print(rows, columns, as_json, lambda: _draw("draw_preprocess", rows, chart))
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BackendUnavailable("--device cuda: torch sees no CUDA device here (see 'cora doctor')")
-    rows = run(rounds=rounds, threads=threads, device=device)
+
+def _draw(function: str, rows: list[dict[str, Any]], chart: Path | None) -> None:
+    from cora.bench import charts
+
+    if chart is not None:
+        getattr(charts, function)(rows, chart)
+        click.echo(f"chart: {chart}")
+
+
+def _print(rows: list[dict[str, Any]], columns: str, as_json: bool, draw: Callable[[], None]) -> None:
+    """Print the main columns as a table, where the figures come from, and the rows as JSON if asked."""
+    names = columns.split()
+    click.echo("  ".join(name.rjust(8) for name in names))
+    for row in rows:
+        cells = ["-" if row[name] is None else str(row[name]) for name in names]
+        click.echo("  ".join(cell.rjust(max(8, len(name))) for name, cell in zip(names, cells, strict=True)))
+    first = rows[0]
+    click.echo(f"medians of {first['rounds']} rounds; {first['device']}, {first['cores']} cores, torch {first['torch']}")
+    draw()
     if as_json:
         click.echo(json.dumps(rows))
-    else:
-        _print_crop_table(rows)
-
-
-def _print_crop_table(rows: list[dict[str, Any]]) -> None:
-    line = "{:<13} {:<14} {:<26} {:>9} {:>17} {:>8} {:>8}"
-    click.echo(line.format("panorama", "views", "candidate", "median ms", "quartiles", "slower", "PSNR dB"))
-    for row in rows:
-        quartiles = f"{row['p25_ms']:.1f} .. {row['p75_ms']:.1f}"
-        slower = f"{row['times_fastest']:.1f} x"
-        click.echo(
-            line.format(
-                row["panorama"],
-                row["views"],
-                row["candidate"],
-                f"{row['median_ms']:.1f}",
-                quartiles,
-                slower,
-                f"{row['psnr_db']:.1f}",
-            )
-            + (f"  {row['note']}" if row["note"] else "")
-        )
-    first = rows[0]
-    click.echo(f"{first['rounds']} rounds, threads: {first['threads']}, {first['device']}, torch {first['torch']}")

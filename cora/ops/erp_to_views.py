@@ -96,7 +96,7 @@ def _operation(
     pictures = torch.empty(shape, dtype=kind, device=panoramas.device)
     # A caller's autocast must not round pixels: training and serving would then see different views.
     with torch.autocast(panoramas.device.type, enabled=False):
-        render(panoramas.contiguous(), _views(views), antialias, Normalisation.of(mean, std), face, pictures)
+        render(panoramas.contiguous(), _views(tuple(views)), antialias, Normalisation.of(mean, std), face, pictures)
     return pictures.to(dtype)
 
 
@@ -121,7 +121,7 @@ def _adjoint(
     """Return the gradient [B, H, W, 3] of panoramas of a size and dtype."""
     scale = Normalisation.of([0.0] * 3, std).scale
     with torch.autocast(gradient.device.type, enabled=False):
-        return render_adjoint(gradient.to(dtype).contiguous(), _views(views), antialias, scale, size[0], size[1])
+        return render_adjoint(gradient.to(dtype).contiguous(), _views(tuple(views)), antialias, scale, size[0], size[1])
 
 
 @_adjoint.register_fake
@@ -149,7 +149,8 @@ def _numbers(view: ViewSpec) -> tuple[float, ...]:
     return float(is_flat), *angles, view.roll_deg, float(view.letterbox)
 
 
-def _views(numbers: Sequence[float]) -> list[ViewSpec]:
+@lru_cache(maxsize=64)
+def _views(numbers: tuple[float, ...]) -> tuple[ViewSpec, ...]:
     views: list[ViewSpec] = []
     for start in range(0, len(numbers), NUMBERS_PER_VIEW):
         is_flat, yaw_deg, pitch_deg, hfov_deg, vfov_deg, roll_deg, letterbox = numbers[start : start + NUMBERS_PER_VIEW]
@@ -164,7 +165,7 @@ def _views(numbers: Sequence[float]) -> list[ViewSpec]:
             letterbox=bool(letterbox),
         )
         views.append(view)
-    return views
+    return tuple(views)
 
 
 def _check(

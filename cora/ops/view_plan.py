@@ -27,7 +27,7 @@ LARGEST_HEIGHT, LARGEST_WIDTH = 32_765, 65_535
 # Yaws that are this part of a column apart are the same.
 _SAME_COLUMN = 1e-6
 # Texels between two samples of a pixel: up to here their triangles leave no gap that shows.
-_LARGEST_STEP = 1.42
+_LARGEST_STEP = 1.5
 # Along one axis of a pixel.
 _MOST_SAMPLES = 16
 
@@ -65,7 +65,7 @@ def gather_plan(
     The yaw is a number of columns that the plan's taps move to the right, so that views which differ by a turn of whole
     columns share a plan.
 
-    With `antialias` a pixel is the mean of samples all over it, at most 1.42 texels apart, of the coarsest level of
+    With `antialias` a pixel is the mean of samples all over it, at most 1.5 texels apart, of the coarsest level of
     which the pixel spans at least two texels along either axis. Without, it is one sample of the panorama.
 
     Raises:
@@ -113,7 +113,7 @@ def _level_and_samples(
 
 def _num_samples(span: float) -> int:
     # Magnified twice or more, a picture is smooth already: one sample is the mean.
-    return 1 if span <= 0.5 else min(_MOST_SAMPLES, max(2, math.ceil(span / _LARGEST_STEP)))
+    return 1 if span <= 0.5 else min(_MOST_SAMPLES, math.ceil(span / _LARGEST_STEP))
 
 
 @lru_cache(maxsize=256)
@@ -124,7 +124,7 @@ def _largest_angles(shape: ViewSpec, height: int, width: int) -> tuple[float, fl
 
 
 # A plan of 448 x 448 pixels with four samples each takes 10 MB.
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=12)
 def _make_gather_plan(
     shape: ViewSpec,
     height: int,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
@@ -55,17 +56,17 @@ class _Run:
 
 
 def render(
-    panoramas: Tensor, views: Sequence[ViewSpec], antialias: bool, normalisation: Normalisation, face: Face, out: Tensor
+    panoramas: Tensor, views: tuple[ViewSpec, ...], antialias: bool, normalisation: Normalisation, face: Face, out: Tensor
 ) -> None:
     """Write the views of panoramas [B, H, W, 3] to [B, V, 3, h, w]."""
     if not len(panoramas):
         return
-    runs = _runs(panoramas, views, antialias, out)
+    runs = _runs(views, antialias, *out.shape[-2:], *panoramas.shape[1:3])
     levels = _make_levels(panoramas, runs, face)
-    black = torch.tensor(normalisation.offset, device=out.device).view(3, 1, 1)
     for run in runs:
         target, (height, width) = run.of(out), out.shape[-2:]
         if run.box[2:] != (height, width):
+            black = torch.tensor(normalisation.offset, device=out.device).view(3, 1, 1)
             out[:, run.first_view : run.first_view + len(run.shifts)] = black
         # The kernels want the pixels of a channel side by side, which bars to the left and right rule out.
         place = target if run.box[3] == width else torch.empty_like(target, memory_format=torch.contiguous_format)
@@ -75,11 +76,11 @@ def render(
 
 
 def render_adjoint(
-    gradient: Tensor, views: Sequence[ViewSpec], antialias: bool, scale: Sequence[float], height: int, width: int
+    gradient: Tensor, views: tuple[ViewSpec, ...], antialias: bool, scale: Sequence[float], height: int, width: int
 ) -> Tensor:
     """Return the gradient [B, H, W, 3] of floating panoramas, given that of their views, [B, V, 3, h, w]."""
     panoramas = gradient.new_zeros(len(gradient), height, width, 3)
-    runs = _runs(panoramas, views, antialias, gradient)
+    runs = _runs(views, antialias, *gradient.shape[-2:], height, width)
     levels = [panoramas]
     for _ in range(max(run.plan.level for run in runs)):
         levels.append(gradient.new_zeros(len(gradient), levels[-1].shape[1] // 2, levels[-1].shape[2] // 2, 3))
@@ -91,17 +92,24 @@ def render_adjoint(
     return panoramas
 
 
-def _runs(panoramas: Tensor, views: Sequence[ViewSpec], antialias: bool, pictures: Tensor) -> list[_Run]:
-    sizes = {"panorama_height": panoramas.shape[1], "panorama_width": panoramas.shape[2]}
+# The views of one processor and panoramas of one size are one entry; it keeps its plans, of 1 to 10 MB each.
+@lru_cache(maxsize=12)
+def _runs(
+    views: tuple[ViewSpec, ...], antialias: bool, height: int, width: int, panorama_height: int, panorama_width: int
+) -> tuple[_Run, ...]:
+    """Return the views of height x width pixels in order, those that share a plan together."""
     planned = []
     for number, view in enumerate(views):
-        box = content_box(view, *pictures.shape[-2:])
-        planned.append((*gather_plan(view, *box[2:], **sizes, antialias=antialias), number, box))
+        box = content_box(view, height, width)
+        plan, shift = gather_plan(
+            view, *box[2:], panorama_height=panorama_height, panorama_width=panorama_width, antialias=antialias
+        )
+        planned.append((plan, shift, number, box))
     runs = []
     for (plan, box), group in groupby(planned, key=itemgetter(0, 3)):
         _, shifts, numbers, _ = zip(*group, strict=True)
         runs.append(_Run(plan, list(shifts), numbers[0], box))
-    return runs
+    return tuple(runs)
 
 
 def _make_levels(panoramas: Tensor, runs: Sequence[_Run], face: Face) -> list[Tensor]:

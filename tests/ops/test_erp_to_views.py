@@ -94,7 +94,7 @@ def test_without_antialiasing_it_is_a_bilinear_sample(name: str, panorama_size: 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
 @pytest.mark.parametrize("name", ["ahead", "seam", "zenith", "rolled"])
-@pytest.mark.parametrize(("panorama_size", "size"), [((256, 512), 48), ((256, 512), 20), ((256, 512), 100)])
+@pytest.mark.parametrize(("panorama_size", "size"), [((256, 512), 48), ((256, 512), 20), ((256, 512), 36)])
 def test_convention_minification_is_antialiased(
     name: str, panorama_size: tuple[int, int], size: int, impl: str
 ) -> None:
@@ -110,7 +110,7 @@ def test_convention_minification_is_antialiased(
 
 
 @pytest.mark.parametrize("impl", IMPLEMENTATIONS)
-@pytest.mark.parametrize(("size", "tolerance"), [((16, 32), 0.51), ((8, 16), 1.01), ((15, 15), 16)])
+@pytest.mark.parametrize(("size", "tolerance"), [((16, 32), 0.51), ((8, 16), 1.01), ((15, 15), 24)])
 def test_antialiased_whole_sphere_is_an_area_mean(size: tuple[int, int], tolerance: float, impl: str) -> None:
     """Whole ratios are exact but for the rounding of each level; others stay close."""
     panorama = noise(64, 128)

@@ -1,0 +1,121 @@
+"""Timing that can be trusted: candidates take turns, medians and quartiles, memory kept by the allocator."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import re
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["Timing", "copy_bandwidth", "device_name", "environment", "reuse_memory", "take_turns", "use_threads"]
+
+_SLOW_MS = 100.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a candidate: the median and quartiles of its calls, and page faults in the median call."""
+
+    median: float
+    p25: float
+    p75: float
+    faults: float
+
+
+def reuse_memory() -> bool:
+    """Let the C allocator keep freed memory; return whether it does.
+
+    Otherwise every call pays for the pages of its result anew, and a comparison of code becomes one of page faults.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    set_option = ctypes.CDLL(None).mallopt
+    trim_threshold, top_pad, most_mappings = -1, -2, -4
+    # All of them return 1 on success.
+    return bool(
+        set_option(most_mappings, 0) and set_option(trim_threshold, 2**31 - 1) and set_option(top_pad, 256 << 20)
+    )
+
+
+def take_turns(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Timing]:
+    """Return the timing of each candidate; they take turns, so that a busy machine slows all of them alike.
+
+    In its turn a candidate is called once to warm the caches that the others have filled, and then timed once. A slow
+    one, of more than 0.1 s, is timed at once: it has cooled them itself by its end.
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    faults: dict[str, list[int]] = {name: [] for name in candidates}
+    slow = {name for name, candidate in candidates.items() if max(_call(candidate)[0] for _ in range(2)) > _SLOW_MS}
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            if name not in slow:
+                candidate()
+            milliseconds, new_faults = _call(candidate)
+            times[name].append(milliseconds)
+            faults[name].append(new_faults)
+    return {
+        name: Timing(*(float(value) for value in np.percentile(times[name], [50, 25, 75])), float(np.median(faults[name])))
+        for name in candidates
+    }
+
+
+def _call(candidate: Callable[[], Any]) -> tuple[float, int]:
+    """Return the milliseconds and the page faults of one call."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    start = time.perf_counter()
+    candidate()
+    milliseconds = (time.perf_counter() - start) * 1e3
+    return milliseconds, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@contextmanager
+def use_threads(count: int) -> Iterator[None]:
+    """Let torch, and OpenCV where it is installed, use this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        import cv2
+    except ImportError:
+        cv2 = None
+    if cv2 is not None:
+        cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if cv2 is not None:
+            cv2.setNumThreads(-1)
+
+
+def copy_bandwidth() -> float:
+    """Return bytes read and written per millisecond by copying 128 MiB, the best of five."""
+    source = torch.ones(1 << 27, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        target.copy_(source)
+        best = max(best, 2 * source.numel() / ((time.perf_counter() - start) * 1e3))
+    return best
+
+
+def device_name() -> str:
+    """Return what the processor calls itself."""
+    information = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)$", information.read_text(), re.MULTILINE) if information.exists() else []
+    return names[0] if names else platform.machine()
+
+
+def environment() -> dict[str, Any]:
+    """Return what a figure depends on besides the code: processor, cores and torch."""
+    return {"device": device_name(), "cores": os.cpu_count(), "torch": torch.__version__}
