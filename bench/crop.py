@@ -22,7 +22,6 @@ from cora.geometry.layouts import yaw_ring
 from cora.geometry.sampling import panorama_coordinates, sample_bilinear
 from cora.ops.erp_to_views import Implementation, available_implementations, erp_to_views
 from cora.ops.view_plan import gather_plan
-from cora.types import ViewSpec
 
 __all__ = ["COLUMNS", "SIZES", "WIDTHS", "run"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import platform
 import re
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +65,11 @@ def take_turns(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict
             milliseconds, new_faults = _call(candidate)
             times[name].append(milliseconds)
             faults[name].append(new_faults)
-    return {
-        name: Timing(*(float(value) for value in np.percentile(times[name], [50, 25, 75])), float(np.median(faults[name])))
-        for name in candidates
-    }
+    timings = {}
+    for name in candidates:
+        median, p25, p75 = (float(value) for value in np.percentile(times[name], [50, 25, 75]))
+        timings[name] = Timing(median, p25, p75, float(np.median(faults[name])))
+    return timings
 
 
 def _call(candidate: Callable[[], Any]) -> tuple[float, int]:
@@ -83,18 +86,15 @@ def use_threads(count: int) -> Iterator[None]:
     """Let torch, and OpenCV where it is installed, use this many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    try:
-        import cv2
-    except ImportError:
-        cv2 = None
-    if cv2 is not None:
-        cv2.setNumThreads(count)
+    set_opencv: Callable[[int], None] = (
+        importlib.import_module("cv2").setNumThreads if find_spec("cv2") else lambda _: None
+    )
+    set_opencv(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        if cv2 is not None:
-            cv2.setNumThreads(-1)
+        set_opencv(-1)
 
 
 def copy_bandwidth() -> float:

@@ -16,11 +16,19 @@ _ROUNDS = click.option(
     "--rounds", metavar="N", type=click.IntRange(min=1), default=11, show_default=True, help="Timed calls."
 )
 _WIDTHS = click.option(
-    "--width", "widths", metavar="N", type=click.Choice(["1024", "2048", "4096", "8192"]), multiple=True,
+    "--width",
+    "widths",
+    metavar="N",
+    type=click.Choice(["1024", "2048", "4096", "8192"]),
+    multiple=True,
     help="Width of the panorama, repeatable; all of them by default.",
 )
 _SIZES = click.option(
-    "--size", "sizes", metavar="N", type=click.IntRange(min=8), multiple=True,
+    "--size",
+    "sizes",
+    metavar="N",
+    type=click.IntRange(min=8),
+    multiple=True,
     help="Side of a view, repeatable; 256 and 448 by default.",
 )
 _CHART = click.option("--chart", metavar="PNG", type=click.Path(dir_okay=False, path_type=Path), help="Draw a chart.")
@@ -92,7 +100,9 @@ def _print(rows: list[dict[str, Any]], columns: str, as_json: bool, draw: Callab
         cells = ["-" if row[name] is None else str(row[name]) for name in names]
         click.echo("  ".join(cell.rjust(max(8, len(name))) for name, cell in zip(names, cells, strict=True)))
     first = rows[0]
-    click.echo(f"medians of {first['rounds']} rounds; {first['device']}, {first['cores']} cores, torch {first['torch']}")
+    click.echo(
+        f"medians of {first['rounds']} rounds; {first['device']}, {first['cores']} cores, torch {first['torch']}"
+    )
     draw()
     if as_json:
         click.echo(json.dumps(rows))

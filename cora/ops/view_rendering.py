@@ -56,7 +56,12 @@ class _Run:
 
 
 def render(
-    panoramas: Tensor, views: tuple[ViewSpec, ...], antialias: bool, normalisation: Normalisation, face: Face, out: Tensor
+    panoramas: Tensor,
+    views: tuple[ViewSpec, ...],
+    antialias: bool,
+    normalisation: Normalisation,
+    face: Face,
+    out: Tensor,
 ) -> None:
     """Write the views of panoramas [B, H, W, 3] to [B, V, 3, h, w]."""
     if not len(panoramas):

@@ -1,60 +1,83 @@
-"""`cora-bench` prints rows as a table or as one JSON list."""
+"""`cora-bench` prints rows as a table, and as one JSON list in the last line."""
 
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 from click.testing import CliRunner
 
 from cora.cli.bench import main
 
-ROW = {
-    "candidate": "cora cpp antialias",
-    "antialias": True,
-    "panorama": "512x256",
-    "views": "8 x 48x48",
-    "median_ms": 2.5,
-    "p25_ms": 2.0,
-    "p75_ms": 3.0,
-    "times_fastest": 1.0,
-    "psnr_db": 41.0,
-    "rounds": 3,
-    "threads": 2,
-    "device": "a processor",
-    "torch": "2.13.0",
-    "note": "",
+COMMON = {"rounds": 3, "device": "a processor", "cores": 2, "torch": "2.13.0"}
+ROWS = {
+    "crop": {
+        "source_width": 1024,
+        "size": 256,
+        "antialias": True,
+        "threads": 1,
+        "ms": 1.5,
+        "vs_cv2": None,
+        "vs_py360": 10.5,
+        "vs_research": 40.0,
+        "psnr_db": 31.0,
+        "research_psnr_db": 25.0,
+        "floor_ms": 0.3,
+        **COMMON,
+    },
+    "preprocess": {
+        "source_width": 2048,
+        "size": 256,
+        "threads": 1,
+        "ms": 20.5,
+        "decode_ms": 18.0,
+        "decode_share": 0.88,
+        "images_per_s": 48.8,
+        "vs_research": 9.0,
+        "vs_cv2": 1.2,
+        "psnr_db": 34.0,
+        **COMMON,
+    },
 }
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """What the benchmark was asked for, instead of running it."""
+@pytest.fixture(params=sorted(ROWS))
+def command(request, monkeypatch):
+    """A command, and what its benchmark was asked for, instead of running it."""
     calls = []
 
-    def run(**options):
-        calls.append(options)
-        return [ROW]
+    def run(*arguments, **options):
+        calls.append((arguments, options))
+        return [ROWS[request.param]]
 
-    monkeypatch.setattr("cora.bench.crop.run", run)
-    return calls
-
-
-def test_json_is_the_last_line(asked):
-    result = CliRunner().invoke(main, ["crop", "--rounds", "3", "--threads", "2", "--json"])
-    assert json.loads(result.stdout.splitlines()[-1]) == [ROW]
-    assert asked == [{"rounds": 3, "threads": 2, "device": "cpu"}]
+    monkeypatch.setattr(f"cora.bench.{request.param}.run", run)
+    return request.param, calls
 
 
-def test_table_has_a_line_for_each_row(asked):
-    lines = CliRunner().invoke(main, ["crop"]).stdout.splitlines()
+def test_json_is_the_last_line(command):
+    name, calls = command
+    options = ["--rounds", "3", "--threads", "2", "--width", "2048", "--size", "64", "--json"]
+    result = CliRunner().invoke(main, [name, *options])
+    assert json.loads(result.stdout.splitlines()[-1]) == [ROWS[name]]
+    ((widths, sizes), keywords) = calls[0]
+    assert (list(widths), list(sizes), keywords["rounds"]) == ([2048], [64], 3)
+    assert keywords["threads"] in (2, (2,))
+
+
+def test_table_has_a_line_for_each_row(command):
+    name, calls = command
+    lines = CliRunner().invoke(main, [name]).stdout.splitlines()
     assert len(lines) == 3
-    assert "cora cpp antialias" in lines[1]
-    assert "3 rounds, threads: 2, a processor, torch 2.13.0" in lines[2]
+    assert str(ROWS[name]["ms"]) in lines[1].split()
+    assert lines[2] == "medians of 3 rounds; a processor, 2 cores, torch 2.13.0"
+    assert list(calls[0][0][0]) == [1024, 2048, 4096, 8192]
+    if name == "crop":
+        assert "-" in lines[1].split()
+        assert calls[0][1]["threads"] == sorted({1, os.cpu_count()})
 
 
-def test_cuda_where_there_is_none_is_one_line(monkeypatch):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    result = CliRunner().invoke(main, ["crop", "--device", "cuda"])
+def test_a_width_that_is_none_is_refused():
+    result = CliRunner().invoke(main, ["crop", "--width", "1000"])
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("error: --device cuda: torch sees no CUDA device")
+    assert "1024" in result.stderr

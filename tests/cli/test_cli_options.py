@@ -12,7 +12,8 @@ from cora.cli.main import COMMANDS, main
 
 # To add an option: add it here, in the documentation and in the changelog. To remove or rename one: deprecate it first.
 OPTIONS = {
-    "bench crop": {"--debug", "--device", "--help", "--json", "--rounds", "--threads"},
+    "bench crop": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
+    "bench preprocess": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "doctor": {"--debug", "--help", "--json"},
     "eval": {
         "--backend",

@@ -1,0 +1,71 @@
+"""Charts of benchmark rows, as PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+__all__ = ["draw_crop", "draw_preprocess"]
+
+_PEERS = {"cv2": "OpenCV remap", "py360": "py360convert", "research": "py360convert at 672, shrunk"}
+
+
+def draw_crop(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the times of one thread over the panorama's width, one panel a view size; beside them the quality."""
+    rows = [row for row in rows if row["threads"] == min(each["threads"] for each in rows)]
+    sizes = sorted({row["size"] for row in rows})
+    figure = Figure(figsize=(5.2 * len(sizes), 7.5), layout="constrained")
+    panels = figure.subplots(2, len(sizes), squeeze=False)
+    for column, size in enumerate(sizes):
+        times, quality = panels[0][column], panels[1][column]
+        for antialias, name in ((True, "CORA, antialiased"), (False, "CORA, bilinear")):
+            mine = [row for row in rows if row["size"] == size and row["antialias"] == antialias]
+            widths = [row["source_width"] for row in mine]
+            times.plot(widths, [row["ms"] for row in mine], marker="o", label=name)
+            quality.plot(widths, [row["psnr_db"] for row in mine], marker="o", label=name)
+        for peer, name in _PEERS.items():
+            known = [row for row in mine if row[f"vs_{peer}"] is not None]
+            milliseconds = [row["ms"] * row[f"vs_{peer}"] for row in known]
+            times.plot([row["source_width"] for row in known], milliseconds, marker="s", linestyle="--", label=name)
+        times.plot(widths, [row["floor_ms"] for row in mine], color="grey", linestyle=":", label="memory floor")
+        known = [row for row in mine if row["research_psnr_db"] is not None]
+        research = [row["research_psnr_db"] for row in known]
+        widths = [row["source_width"] for row in known]
+        quality.plot(widths, research, marker="s", linestyle="--", color="C4", label=_PEERS["research"])
+        times.set(title=f"8 views of {size} x {size}", ylabel="ms, one thread", xscale="log", yscale="log")
+        quality.set(xlabel="width of the panorama", ylabel="PSNR in dB", xscale="log")
+        for axes in (times, quality):
+            _finish(axes, sorted({row["source_width"] for row in rows}))
+    figure.savefig(path, dpi=120)
+
+
+def draw_preprocess(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the times from a JPEG file to views: decoding and cutting stacked, the peers beside them."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    decoding = [row["decode_ms"] for row in rows]
+    axes.bar([place - 0.25 for place in places], decoding, 0.25, label="CORA: decode")
+    cutting = [row["ms"] - row["decode_ms"] for row in rows]
+    axes.bar([place - 0.25 for place in places], cutting, 0.25, bottom=decoding, label="CORA: cut")
+    for offset, (peer, name) in enumerate(
+        (("cv2", "simplejpeg + OpenCV"), ("research", "Pillow + py360convert at 672"))
+    ):
+        known = [(place, row) for place, row in zip(places, rows, strict=True) if row[f"vs_{peer}"] is not None]
+        milliseconds = [row["ms"] * row[f"vs_{peer}"] for _, row in known]
+        axes.bar([place + 0.25 * offset for place, _ in known], milliseconds, 0.25, label=name)
+    labels = [f"{row['source_width']}\n{row['size']} px views" for row in rows]
+    axes.set(xticks=list(places), xticklabels=labels, ylabel="ms, one thread", yscale="log")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _finish(axes: Any, widths: Sequence[int]) -> None:
+    axes.set_xticks(widths, [str(width) for width in widths])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
