@@ -23,7 +23,7 @@ from cora.geometry.sampling import panorama_coordinates, sample_bilinear
 from cora.ops.erp_to_views import Implementation, available_implementations, erp_to_views
 from cora.ops.view_plan import gather_plan
 
-__all__ = ["COLUMNS", "SIZES", "WIDTHS", "run"]
+__all__ = ["COLUMNS", "SIZES", "WIDTHS", "psnr", "run"]
 
 COLUMNS = (
     "source_width",
@@ -105,7 +105,7 @@ def _run_case(source: Tensor, size: int, truth: Tensor, rounds: int, bandwidth: 
     peers = make_peers(source, VIEWS, size)
     candidates: dict[str, Callable[[], Any]] = {"antialias": ours[True], "bilinear": ours[False], **peers}
     timings = take_turns(candidates, rounds)
-    research_psnr = _psnr(peers["research"](), truth) if "research" in peers else None
+    research_psnr = psnr(peers["research"](), truth) if "research" in peers else None
     rows = []
     for antialias, cut in ours.items():
         timing = timings["antialias" if antialias else "bilinear"]
@@ -117,7 +117,7 @@ def _run_case(source: Tensor, size: int, truth: Tensor, rounds: int, bandwidth: 
             "p25_ms": round(timing.p25, 3),
             "p75_ms": round(timing.p75, 3),
             **{f"vs_{name}": _ratio(timings.get(name), timing) for name in ("cv2", "py360", "research", "grid_sample")},
-            "psnr_db": _psnr(pictures, truth),
+            "psnr_db": psnr(pictures, truth),
             "research_psnr_db": research_psnr,
             "max_lsb": round(_largest_error(pictures, source, antialias), 3),
             "floor_ms": round(_floor(source, size, antialias, bandwidth), 3),
@@ -136,7 +136,7 @@ def _ratio(peer: Timing | None, ours: Timing) -> float | None:
     return None if peer is None else round(peer.median / ours.median, 2)
 
 
-def _psnr(pictures: Tensor, truth: Tensor) -> float:
+def psnr(pictures: Tensor, truth: Tensor) -> float:
     """Return the PSNR in dB of views in -1 .. 1 against a truth in 0 .. 1."""
     return round(-10 * math.log10(max(1e-12, float(((pictures * 0.5 + 0.5 - truth) ** 2).mean()))), 2)
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +68,8 @@ def _widen_cache() -> None:
     """Let py360convert keep the samplers of several rings: by itself it keeps eight views and would be cold here."""
     from py360convert.utils import EquirecSampler
 
-    plain = EquirecSampler.from_perspective.__wrapped__
-    EquirecSampler.from_perspective = classmethod(lru_cache(maxsize=64)(plain))
+    wide: Any = lru_cache(maxsize=64)(EquirecSampler.from_perspective.__wrapped__)
+    EquirecSampler.from_perspective = classmethod(wide)
 
 
 def _py360(panorama: npt.NDArray[np.uint8], views: Sequence[ViewSpec], side: int) -> Tensor:
@@ -86,7 +87,10 @@ def _cut_by_py360(panorama: npt.NDArray[np.uint8], views: Sequence[ViewSpec], si
     pictures = []
     for view in views:
         # Its outermost pixel centres lie on the edge of the field of view, so the same rays need a narrower one.
-        fov_deg = math.degrees(2 * math.atan(math.tan(math.radians(view.hfov_deg) / 2) * (side - 1) / side))
+        fov_deg = tuple(
+            math.degrees(2 * math.atan(math.tan(math.radians(each) / 2) * (side - 1) / side))
+            for each in (view.hfov_deg, view.vfov_deg)
+        )
         yaw_deg, pitch_deg = view.yaw_deg, view.pitch_deg
         pictures.append(py360convert.e2p(panorama, fov_deg, yaw_deg, pitch_deg, (side, side), mode="bilinear"))
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)

@@ -108,13 +108,19 @@ class PanoramaImageProcessor:
         return load_panorama(source, max_pixels=self.max_pixels, accept_flat=self.accept_flat, name=name)
 
     def __call__(
-        self, images: PanoramaSource | Sequence[PanoramaSource], return_tensors: str = "pt"
-    ) -> dict[str, Tensor]:
+        self,
+        images: PanoramaSource | Sequence[PanoramaSource],
+        return_tensors: str = "pt",
+        *,
+        return_views: bool = False,
+    ) -> dict[str, Any]:
         """Return ``{"pixel_values": float32[B, V, 3, h, w]}`` of one panorama or a list of them.
 
         Args:
             images: One source or a list of sources; see `load_panorama`. Panoramas of a list may differ in size.
             return_tensors: Only ``"pt"``.
+            return_views: Whether ``"views"``, the V `ViewSpec` of every panorama (index, yaw, pitch, field of view, and
+                which is global), comes with them.
 
         Raises:
             ImageError: A picture cannot be used; the message names it.
@@ -124,7 +130,8 @@ class PanoramaImageProcessor:
         sources: list[PanoramaSource] = list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]  # bytes, str and arrays are sequences too
         if not sources:
             raise ConfigError("the list of images is empty")
-        return {"pixel_values": torch.stack([self.crop(self.load(source)) for source in sources])}
+        pictures: dict[str, Any] = {"pixel_values": torch.stack([self.crop(self.load(source)) for source in sources])}
+        return {**pictures, "views": self.views} if return_views else pictures
 
     def to_dict(self) -> dict[str, Any]:
         """Return all options as plain JSON values."""

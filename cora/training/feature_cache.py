@@ -79,7 +79,8 @@ class _Views(Dataset[Tensor]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.processor(self.images[index])["pixel_values"][0]
+        pixel_values: Tensor = self.processor(self.images[index])["pixel_values"]
+        return pixel_values[0]
 
 
 def fits_in_memory(model: PanoramaVLM, num_images: int) -> bool:

@@ -108,3 +108,13 @@ def test_wrong_calls_are_refused() -> None:
         processor(noise(), return_tensors="np")
     with pytest.raises(ConfigError, match="empty"):
         processor([])
+
+
+def test_views_come_back_with_the_pictures() -> None:
+    processor = PanoramaImageProcessor(image_size=8)
+    batch = processor([noise(), noise()], return_views=True)
+    assert batch["pixel_values"].shape[1] == len(batch["views"]) == processor.num_views
+    assert [view.index for view in batch["views"]] == list(range(processor.num_views))
+    assert [view.is_global for view in batch["views"]] == [True] + [False] * 8
+    assert (batch["views"][3].yaw_deg, batch["views"][3].pitch_deg, batch["views"][3].hfov_deg) == (90, 0, 90)
+    assert "views" not in processor(noise())
