@@ -114,19 +114,19 @@ def _run_case(content: bytes, processor: PanoramaImageProcessor, truth: Tensor, 
     }
 
 
-def _whole_peers(content: bytes, processor: PanoramaImageProcessor) -> dict[str, Callable[[], Tensor]]:
+def _whole_peers(content: bytes, processor: PanoramaImageProcessor) -> dict[str, Callable[[], Any]]:
     """Return the peers from the bytes on: Pillow and the research path, simplejpeg and OpenCV."""
     size = processor.image_size[0]
     # Maps, samplers and the pixels that are cut live in one buffer, filled anew by each decoder.
-    panorama = torch.from_numpy(_decode_by_pillow(content))
+    panorama = torch.from_numpy(_decode_by_pillow(content).copy())
     cutters = make_peers(panorama, processor.views, size)
-    peers: dict[str, Callable[[], Tensor]] = {}
+    peers: dict[str, Callable[[], Any]] = {}
 
-    def research() -> Tensor:
+    def research() -> Any:
         panorama.numpy()[:] = _decode_by_pillow(content)
         return cutters["research"]()
 
-    def opencv() -> Tensor:
+    def opencv() -> Any:
         import simplejpeg
 
         simplejpeg.decode_jpeg(content, buffer=panorama.numpy())
@@ -141,4 +141,4 @@ def _whole_peers(content: bytes, processor: PanoramaImageProcessor) -> dict[str,
 
 def _decode_by_pillow(content: bytes) -> Any:
     with Image.open(io.BytesIO(content)) as image:
-        return np.array(image.convert("RGB"))
+        return np.asarray(image.convert("RGB"))

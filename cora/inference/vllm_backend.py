@@ -153,14 +153,13 @@ class VLLMBackend:
         del self.engine
 
     def _picture(self, image: Any) -> Any:
-        """Return a panorama as a PIL image, checked as the processor checks it."""
+        """Return a panorama as a PIL image, checked and decoded as the other back ends do it.
+
+        The engine's processor cuts it then: the same pixels as anywhere else.
+        """
         from PIL import Image
 
-        from cora.processors.loading import load_panorama
-
-        options = self.processor.image_processor
-        pixels = load_panorama(image, max_pixels=options.max_pixels, accept_flat=options.accept_flat)
-        return Image.fromarray(pixels.numpy())
+        return Image.fromarray(self.processor.image_processor.load(image).numpy())
 
     def _with_one_placeholder(self, token_ids: Sequence[int]) -> list[int]:
         """Return a prompt with its vision placeholders folded into one, which the engine expands by itself."""

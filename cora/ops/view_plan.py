@@ -91,7 +91,7 @@ def gather_plan(
 
 
 def finest_level(view: ViewSpec, height: int, width: int, *, panorama_height: int, panorama_width: int) -> int:
-    """Return how many times a panorama can be halved before an antialiased view of height x width pixels notices."""
+    """Return the level that an antialiased view of height x width pixels samples: it needs nothing finer."""
     shape = replace(view, index=0, yaw_deg=0.0, ring=None, letterbox=False, is_global=False)
     return _level_and_samples(shape, height, width, panorama_height, panorama_width)[0]
 

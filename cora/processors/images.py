@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from cora.errors import ConfigError, GeometryError, did_you_mean
+from cora.geometry.camera import content_box
 from cora.ops.erp_to_views import erp_to_views
+from cora.ops.view_plan import finest_level
 from cora.processors.loading import DEFAULT_MAX_PIXELS, PanoramaSource, load_panorama
 from cora.processors.strategies import STRATEGIES, CropOptions
 from cora.types import ViewSpec
@@ -104,8 +106,25 @@ class PanoramaImageProcessor:
         )
 
     def load(self, source: PanoramaSource, *, name: str | None = None) -> Tensor:
-        """Return a panorama as uint8[H, W, 3], checked against this processor's limits; see `load_panorama`."""
-        return load_panorama(source, max_pixels=self.max_pixels, accept_flat=self.accept_flat, name=name)
+        """Return a panorama as uint8[H, W, 3], checked against this processor's limits; see `load_panorama`.
+
+        A JPEG is decoded no larger than the views need. Cutting what this returns is the same everywhere, whether it
+        went through another process or not.
+        """
+        return load_panorama(
+            source,
+            max_pixels=self.max_pixels,
+            accept_flat=self.accept_flat,
+            name=name,
+            halvings=self._halvings if self.antialias else None,
+        )
+
+    def _halvings(self, height: int, width: int) -> int:
+        """Return how many times a panorama can be halved before the most detailed of the views would notice."""
+        boxes = [(view, content_box(view, *self.image_size)) for view in self.views]
+        return min(
+            finest_level(view, box[2], box[3], panorama_height=height, panorama_width=width) for view, box in boxes
+        )
 
     def __call__(
         self,
@@ -130,7 +149,9 @@ class PanoramaImageProcessor:
         sources: list[PanoramaSource] = list(images) if isinstance(images, (list, tuple)) else [images]  # type: ignore[list-item]  # bytes, str and arrays are sequences too
         if not sources:
             raise ConfigError("the list of images is empty")
-        pictures: dict[str, Any] = {"pixel_values": torch.stack([self.crop(self.load(source)) for source in sources])}
+        crops = [self.crop(self.load(source)) for source in sources]
+        # The usual single panorama is not copied.
+        pictures: dict[str, Any] = {"pixel_values": crops[0][None] if len(crops) == 1 else torch.stack(crops)}
         return {**pictures, "views": self.views} if return_views else pictures
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cora.errors import ImageError
+from cora.processors.jpeg import Halvings, decode_jpeg
 
 __all__ = ["DEFAULT_MAX_PIXELS", "PanoramaSource", "load_panorama"]
 
@@ -40,6 +41,7 @@ def load_panorama(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     accept_flat: bool = False,
     name: str | None = None,
+    halvings: Halvings | None = None,
 ) -> Tensor:
     """Return a panorama as contiguous uint8[H, W, 3], RGB, on the CPU.
 
@@ -51,6 +53,8 @@ def load_panorama(
         max_pixels: Largest number of pixels; larger files are refused by their header, before decoding.
         accept_flat: Accept pictures that are not 2:1 without a word.
         name: What to call the picture in messages; the file name by default.
+        halvings: How many times a panorama of (height, width) pixels may be halved; a JPEG is then decoded at up to
+            that much less than its size, and everything else in full.
 
     Raises:
         ImageError: The picture is missing, unreadable, cut off, too large, or 25 % or more off 2:1.
@@ -67,7 +71,7 @@ def load_panorama(
         with _open(source, label) as image:
             _check_count(*image.size, max_pixels, label)
             with _decode_errors(label):
-                pixels = _from_image(image, label)
+                pixels = _from_file(image, source, label, halvings)
     height, width, _ = pixels.shape
     if min(height, width) < 2:
         raise ImageError(f"{label}: a panorama has at least 2 x 2 pixels, this one is {width} x {height}")
@@ -156,6 +160,19 @@ def _existing_file(source: str | Path, label: str) -> Path:
     if not os.access(path, os.R_OK):
         raise ImageError(f"{label}: no permission to read the file")
     return path
+
+
+def _from_file(
+    image: Image.Image, source: str | Path | bytes, label: str, halvings: Halvings | None
+) -> npt.NDArray[np.uint8]:
+    """Return an opened file's upright picture as uint8[H, W, 3]."""
+    # Turned pictures are rare, and Pillow knows all eight ways to turn them.
+    if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        content = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
+        pixels = decode_jpeg(content, halvings)
+        if pixels is not None:
+            return pixels
+    return _from_image(image, label)
 
 
 def _from_image(image: Image.Image, label: str) -> npt.NDArray[np.uint8]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -118,3 +121,20 @@ def test_views_come_back_with_the_pictures() -> None:
     assert [view.is_global for view in batch["views"]] == [True] + [False] * 8
     assert (batch["views"][3].yaw_deg, batch["views"][3].pitch_deg, batch["views"][3].hfov_deg) == (90, 0, 90)
     assert "views" not in processor(noise())
+
+
+@pytest.mark.parametrize("strategy", ["e2p", "anyres_e2p", "resize", "sliding_window"])
+def test_a_large_jpeg_gives_the_views_of_the_whole_picture(strategy: str) -> None:
+    y, x = np.mgrid[0:1024, 0:2048] / 1024
+    waves = sum(np.sin(2 * np.pi * (3**k * (x + y / 2) + k)) / 1.6**k for k in range(5))
+    buffer = io.BytesIO()
+    Image.fromarray((waves * 45 + 127).clip(0, 255).astype(np.uint8)).convert("RGB").save(buffer, "JPEG", quality=95)
+    processor = PanoramaImageProcessor(crop_strategy=strategy, image_size=48)
+    small = processor.load(buffer.getvalue())
+    assert 256 <= small.shape[1] < 2048
+    whole = PanoramaImageProcessor(crop_strategy=strategy, image_size=48, antialias=False).load(buffer.getvalue())
+    assert whole.shape == (1024, 2048, 3)
+    error = float(((processor.crop(small) - processor.crop(whole)) / 2).square().mean())
+    assert -10 * math.log10(error) > 45
+    # Cutting again what was loaded, as an engine in another process does, changes nothing.
+    assert torch.equal(processor(Image.fromarray(small.numpy()))["pixel_values"][0], processor.crop(small))

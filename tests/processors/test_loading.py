@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cora.errors import ImageError
 from cora.processors import loading
@@ -202,3 +202,70 @@ def test_wrong_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_wrong_types_are_refused() -> None:
     with pytest.raises(ImageError, match="not int"):
         load_panorama(7)  # type: ignore[arg-type]
+
+
+def photo_like(height: int, width: int) -> Image.Image:
+    """Return waves of many sizes in three colours, as detailed as a photograph and without hard edges."""
+    y, x = np.mgrid[0:height, 0:width] / height
+    waves = [
+        sum(np.sin(2 * np.pi * (3**k * (x * (channel + 1) + y) + k)) / 1.7**k for k in range(4)) for channel in range(3)
+    ]
+    return Image.fromarray((np.stack(waves, axis=-1) * 45 + 127).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("options", [{"subsampling": "4:4:4"}, {"subsampling": "4:2:0"}, {"progressive": True}])
+@pytest.mark.parametrize("halvings", [1, 2, 3, 7])
+def test_a_jpeg_is_decoded_as_small_as_allowed(halvings: int, options: dict[str, Any]) -> None:
+    content = encoded(photo_like(256, 512), "JPEG", quality=92, **options)
+    whole = load_panorama(content)
+    factor = 2 ** min(3, halvings)
+    small = load_panorama(content, halvings=lambda height, width: halvings)
+    assert small.shape == (256 // factor, 512 // factor, 3)
+    means = whole.float().view(small.shape[0], factor, small.shape[1], factor, 3).mean(dim=(1, 3))
+    # Colour at half size is spread over neighbours in the whole picture, and not in a halved one.
+    assert float((small - means).abs().mean()) < 2.5
+
+
+def test_a_jpeg_in_full_has_the_pixels_of_pillow() -> None:
+    for options in ({"subsampling": "4:2:0"}, {"subsampling": "4:4:4"}, {"progressive": True}):
+        content = encoded(photo_like(100, 202), "JPEG", quality=85, **options)
+        with Image.open(io.BytesIO(content)) as image:
+            assert np.array_equal(load_panorama(content).numpy(), np.asarray(image))
+
+
+@pytest.mark.parametrize(("size", "halved"), [((256, 512), 3), ((100, 200), 2), ((98, 196), 1), ((99, 198), 0)])
+def test_a_jpeg_is_halved_only_into_whole_pixels(size: tuple[int, int], halved: int) -> None:
+    asked = []
+    small = load_panorama(encoded(photo_like(*size), "JPEG"), halvings=lambda *sides: asked.append(sides) or 3)
+    assert small.shape == (size[0] >> halved, size[1] >> halved, 3)
+    assert asked == [size]
+
+
+def test_other_pictures_are_decoded_in_full() -> None:
+    picture = photo_like(64, 128)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    for content in (
+        encoded(picture, "PNG"),
+        encoded(picture, "WEBP"),
+        encoded(picture.convert("CMYK"), "JPEG"),
+        encoded(picture, "JPEG", exif=exif),
+    ):
+        assert load_panorama(content, halvings=lambda height, width: 3).shape == (64, 128, 3)
+    grey = load_panorama(encoded(picture.convert("L"), "JPEG"), halvings=lambda height, width: 1)
+    assert grey.shape == (32, 64, 3)
+    assert torch.equal(grey[..., 0], grey[..., 2])
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
+def test_a_cut_off_jpeg_is_refused_however_small_it_is_decoded(keep: float) -> None:
+    content = encoded(photo_like(256, 512), "JPEG", quality=95)
+    for halvings in (0, 1, 3):
+        with pytest.raises(ImageError, match="row 7: "):
+            load_panorama(content[: int(keep * len(content))], name="row 7", halvings=lambda *_: halvings)  # noqa: B023
+
+
+def test_limits_are_those_of_the_whole_picture() -> None:
+    content = encoded(photo_like(64, 128), "JPEG")
+    with pytest.raises(ImageError, match="128 x 64 pixels are more than max_pixels = 8191"):
+        load_panorama(content, max_pixels=8191, halvings=lambda height, width: 3)
