@@ -1,0 +1,83 @@
+"""Compares the Triton kernels with the reference under Triton's interpreter; run as a program by test_triton.py."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from cora.ops.erp_to_views import erp_to_views
+from cora.ops.reference import erp_to_views as reference
+from cora.ops.view_plan import gather_plan
+from cora.triton_kernels.sample_views import halve, sample_views
+from cora.types import ViewSpec
+
+VIEWS = [
+    ViewSpec(0, "perspective", -180, -20, 100, 70),
+    ViewSpec(0, "perspective", 33, 90, 90, 90),
+    ViewSpec(0, "perspective", -100, -90, 60, 60, roll_deg=30),
+    ViewSpec(0, "equirectangular", 0, 0, 360, 180),
+]
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.uint8)
+
+
+# One pixel for everything would take 256 samples, which the interpreter makes minutes of.
+CASES = [
+    (panorama_size, view, size, antialias)
+    for panorama_size in ((9, 15), (64, 128))
+    for view in VIEWS
+    for size, antialias in (((1, 1), False), ((9, 16), False), ((9, 16), True))
+]
+
+
+def check_sampling() -> int:
+    compared = 0
+    for (height, width), view, size, antialias in CASES:
+        plan, shift = gather_plan(view, *size, panorama_height=height, panorama_width=width, antialias=antialias)
+        level = noise(2, height, width, 3)
+        for _ in range(plan.level):
+            level = reference.halve(level)
+        shifts = [shift, 0, level.shape[2] - 1]
+        scale, offset = [0.1, 0.2, 0.3], [0.0, -1.0, 2.0]
+        expected = torch.empty(2, 3, 3, *size)
+        reference.sample_views(level, plan, shifts, scale, offset, expected)
+        # Values up to 77; the interpreter cuts bfloat16 off where a GPU rounds.
+        kinds = {torch.float32: 1e-4, torch.bfloat16: 0.51, torch.float16: 0.04}
+        for kind in list(kinds)[: 1 if antialias else 3]:
+            whole = torch.full((2, 3, 3, size[0] + 2, size[1]), math.nan, dtype=kind)
+            sample_views(level, plan.taps, plan.weights, shifts, scale, offset, whole[:, :, :, 1:-1])
+            difference = (whole[:, :, :, 1:-1].float() - expected).abs().max()
+            assert difference <= kinds[kind], (height, view, size, antialias, kind, difference)
+            assert whole[:, :, :, [0, -1]].isnan().all()
+            compared += 1
+    return compared
+
+
+def check_halving() -> int:
+    for size in ((2, 2), (6, 10), (32, 64)):
+        panoramas = noise(2, *size, 3)
+        rows = size[0] // 2
+        expected = reference.halve(panoramas)
+        assert torch.equal(halve(panoramas, 0, rows), expected)
+        assert torch.equal(halve(panoramas, rows // 2, rows)[:, rows // 2 :], expected[:, rows // 2 :])
+        assert halve(panoramas, 1, 1).shape == expected.shape
+    return 3
+
+
+def check_operation() -> int:
+    for antialias in (True, False):
+        ours, expected = (
+            erp_to_views(
+                noise(80, 160, 3), VIEWS, size=(6, 6), mean=(0, 0, 0), std=(1, 1, 1), antialias=antialias, impl=impl
+            )
+            for impl in ("triton", "reference")
+        )
+        assert (ours - expected).abs().max() < 1e-5
+    return 2
+
+
+if __name__ == "__main__":
+    print(check_sampling() + check_halving() + check_operation())  # noqa: T201 - its result
