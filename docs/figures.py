@@ -12,25 +12,12 @@ import torch
 from matplotlib.figure import Figure
 
 from cora.data.synthetic import random_scene, render_panorama
-from cora.geometry.camera import rays_at
-from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
+from cora.processors.contact_sheet import view_outline
 from cora.processors.images import PanoramaImageProcessor
-from cora.types import ViewSpec
 
 SEED = 7
 HEIGHT, WIDTH = 512, 1024
 SIZE = 192
-
-
-def outline(view: ViewSpec, num_points: int = 80) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the border of a view as panorama pixels x, y, with gaps (NaN) where it wraps."""
-    t = torch.linspace(0, SIZE, num_points, dtype=torch.float64)
-    low, high = torch.zeros_like(t), torch.full_like(t, SIZE)
-    x, y = torch.cat([t, high, t.flip(0), low]), torch.cat([low, t, high, t.flip(0)])
-    column, row = lonlat_to_pixel(*direction_to_lonlat(rays_at(view, x, y, SIZE, SIZE)), HEIGHT, WIDTH)
-    jumps = (column.diff().abs() > WIDTH / 2).nonzero().flatten()
-    column[jumps] = float("nan")
-    return column, row
 
 
 def draw(path: Path) -> None:
@@ -44,7 +31,7 @@ def draw(path: Path) -> None:
     top.imshow(panorama)
     for number, view in enumerate(processor.views):
         if not view.is_global:
-            top.plot(*outline(view), linewidth=1.6, color=f"C{number}")
+            top.plot(*view_outline(view, HEIGHT, WIDTH), linewidth=1.6, color=f"C{number}")
     top.set(xlim=(0, WIDTH), ylim=(HEIGHT, 0), xticks=[], yticks=[])
     for number, (view, picture) in enumerate(zip(processor.views, views, strict=True)):
         axes = figure.add_subplot(grid[1, number])

@@ -12,6 +12,7 @@ COMMANDS = {
     "quickstart": "cora.cli.quickstart:main",
     "train": "cora.cli.train:main",
     "eval": "cora.cli.eval:main",
+    "crop": "cora.cli.crop:main",
     "bench": "cora.cli.bench:main",
     "doctor": "cora.cli.doctor:main",
 }

@@ -14,6 +14,17 @@ from cora.cli.main import COMMANDS, main
 OPTIONS = {
     "bench crop": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "bench preprocess": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
+    "crop": {
+        "--debug",
+        "--fov",
+        "--help",
+        "--json",
+        "--max-patches",
+        "--out",
+        "--overlap",
+        "--size",
+        "--strategy",
+    },
     "doctor": {"--debug", "--help", "--json"},
     "eval": {
         "--backend",
