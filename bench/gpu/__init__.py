@@ -1,0 +1,1 @@
+"""What is checked and timed on a machine with a GPU."""
