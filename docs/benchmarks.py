@@ -1,0 +1,75 @@
+"""Fills the tables of docs/benchmarks.md from bench/results/{crop,preprocess}.json, so that they cannot drift apart.
+
+python docs/benchmarks.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+CROP = {
+    "source_width": "width",
+    "size": "view",
+    "antialias": "antialias",
+    "threads": "threads",
+    "ms": "ms",
+    "p25_ms": "p25",
+    "p75_ms": "p75",
+    "vs_cv2": "OpenCV",
+    "vs_py360": "py360convert",
+    "vs_research": "research",
+    "vs_grid_sample": "grid_sample",
+    "psnr_db": "PSNR dB",
+    "research_psnr_db": "research dB",
+    "max_lsb": "max LSB",
+    "floor_ms": "floor ms",
+}
+PREPROCESS = {
+    "source_width": "width",
+    "size": "view",
+    "ms": "ms",
+    "p25_ms": "p25",
+    "p75_ms": "p75",
+    "decode_ms": "decode ms",
+    "decode_share": "share",
+    "images_per_s": "images/s",
+    "vs_research": "research",
+    "vs_cv2": "OpenCV",
+    "psnr_db": "PSNR dB",
+    "research_psnr_db": "research dB",
+}
+
+
+def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """Return rows as a Markdown table, numbers to the right."""
+    lines = [" | ".join(columns.values()), " | ".join("---:" for _ in columns)]
+    lines += [" | ".join(_cell(row[key], key) for key in columns) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def _cell(value: Any, key: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    return f"{value:g} x" if key.startswith("vs_") else f"{value:g}"
+
+
+def filled(page: str) -> str:
+    """Return the page with its tables replaced by those of the results."""
+    for name, columns in (("crop", CROP), ("preprocess", PREPROCESS)):
+        result = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+        body = f"{result['provenance']}\n\n{table(result['rows'], columns)}"
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        page = re.sub(pattern, lambda match, body=body: match[1] + body + match[2], page, flags=re.DOTALL)
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text()))
