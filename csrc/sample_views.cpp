@@ -44,7 +44,7 @@ void sample_span(const SampleViews& call, const Panorama& panorama, int32_t shif
 constexpr int kLanes = 8;
 constexpr int64_t kTapsAhead = 128;
 // A panorama of this size and more is not in the cache when its rows come round again.
-constexpr int64_t kCacheBytes = 8 << 20;
+constexpr int64_t kCacheBytes = 4 << 20;
 
 CORA_AVX2 inline void store(float* out, __m256 values) { _mm256_storeu_ps(out, values); }
 
@@ -88,7 +88,8 @@ CORA_AVX2 inline void to_channels(const __m256i* sums, __m256i* channels) {
 
 // Writes the texel of each of `count` (a multiple of 8) taps; returns whether one is at the seam or next to a pole.
 CORA_AVX2 inline bool locate(
-    const Panorama& panorama, const int32_t* taps, int64_t count, int32_t shift, bool prefetches, int32_t* texels) {
+    const Panorama& panorama, const int32_t* taps, int64_t count, int32_t shift, bool prefetches, int step,
+    int32_t* texels) {
   const int64_t stride = static_cast<int64_t>(panorama.width) * kChannels;
   const __m256i widths = _mm256_set1_epi32(panorama.width);
   const __m256i last_column = _mm256_set1_epi32(panorama.width - 1);
@@ -107,7 +108,7 @@ CORA_AVX2 inline bool locate(
     const __m256i texel = _mm256_add_epi32(_mm256_mullo_epi32(row, widths), column);
     _mm256_store_si256(reinterpret_cast<__m256i*>(texels + group), texel);
     if (prefetches) {
-      for (int lane = 0; lane < kLanes; ++lane) {
+      for (int lane = 0; lane < kLanes; lane += step) {
         const uint8_t* address = panorama.texels + static_cast<int64_t>(texels[group + lane]) * kChannels;
         _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
         _mm_prefetch(reinterpret_cast<const char*>(address + stride), _MM_HINT_T0);
@@ -130,6 +131,8 @@ CORA_AVX2 void sample_span_avx2(
     offset[channel] = _mm256_set1_ps(call.normalisation.offset[channel]);
   }
   // Taps are located some way ahead of their use, so that what they read of a large panorama is on its way by then.
+  // The samples of a pixel share their cache lines, more or less.
+  constexpr int kPrefetchStep = kSamples == 4 ? 4 : 1;
   const bool prefetches = stride * panorama.height > kCacheBytes;
   const int64_t group_taps = kLanes * samples;
   const int64_t block = std::max<int64_t>(1, kTapsAhead / group_taps) * kLanes;
@@ -143,7 +146,8 @@ CORA_AVX2 void sample_span_avx2(
       const int64_t groups = std::min(block, end - pixel) / kLanes;
       for (int64_t group = 0; group < groups; ++group) {
         const int64_t start = group * group_taps;
-        is_special[group] = locate(panorama, call.taps + first + start, group_taps, shift, prefetches, texels + start);
+        is_special[group] =
+            locate(panorama, call.taps + first + start, group_taps, shift, prefetches, kPrefetchStep, texels + start);
       }
     }
     if (is_special[position / kLanes]) {
