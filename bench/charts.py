@@ -39,6 +39,8 @@ def draw_crop(rows: Sequence[dict[str, Any]], path: Path) -> None:
         quality.set(xlabel="width of the panorama", ylabel="PSNR in dB", xscale="log")
         for axes in (times, quality):
             _finish(axes, sorted({row["source_width"] for row in rows}))
+    # Above the lines it would hide some of them.
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=120)
 
 
@@ -68,4 +70,3 @@ def _finish(axes: Any, widths: Sequence[int]) -> None:
     axes.set_xticks(widths, [str(width) for width in widths])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
