@@ -59,8 +59,12 @@ def draw_preprocess(rows: Sequence[dict[str, Any]], path: Path) -> None:
         known = [(place, row) for place, row in zip(places, rows, strict=True) if row[f"vs_{peer}"] is not None]
         milliseconds = [row["ms"] * row[f"vs_{peer}"] for _, row in known]
         axes.bar([place + 0.25 * offset for place, _ in known], milliseconds, 0.25, label=name)
-    labels = [f"{row['source_width']}\n{row['size']} px views" for row in rows]
-    axes.set(xticks=list(places), xticklabels=labels, ylabel="ms, one thread", yscale="log")
+    labels = [f"{row['source_width']} to\n{row['size']}" for row in rows]
+    axes.set(
+        xticks=list(places), xticklabels=labels, ylabel="ms, one thread", xlabel="width of the panorama, side of a view"
+    )
+    # A sum is stacked as it is on a linear scale only; the slowest peers may leave the picture.
+    axes.set_ylim(0, 2.2 * max(row["ms"] for row in rows))
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

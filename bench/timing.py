@@ -38,6 +38,8 @@ def reuse_memory() -> bool:
     """Let the C allocator keep freed memory; return whether it does.
 
     Otherwise every call pays for the pages of its result anew, and a comparison of code becomes one of page faults.
+    An aligned request, as torch makes, may still pass over a freed piece of its own size: the faults of a
+    :class:`Timing` tell.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cora.bench import charts, crop, peers, scene, timing
+from cora.bench import charts, crop, peers, preprocess, scene, timing
 from cora.errors import CoraError
 from cora.ops.erp_to_views import erp_to_views
 
@@ -90,14 +91,17 @@ def test_sources_are_area_means_of_one_scene() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
-def test_memory_is_reused() -> None:
+@pytest.mark.parametrize("reuse", [True, False])
+def test_memory_is_reused(reuse: bool) -> None:
     """In a process of its own, where after a first call no page is asked for again."""
     program = (
-        "import torch\nfrom cora.bench.timing import reuse_memory, take_turns\nassert reuse_memory()\n"
-        "print(take_turns({'fill': lambda: torch.ones(1 << 24)}, 5)['fill'].faults)"
+        "import numpy as np\nfrom cora.bench.timing import reuse_memory, take_turns\n"
+        f"assert not {reuse} or reuse_memory()\n"
+        "print(take_turns({'fill': lambda: np.full(1 << 26, 1, np.uint8)}, 5)['fill'].faults)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert float(result.stdout) < 10
+    pages = (1 << 26) / resource.getpagesize()
+    assert (float(result.stdout) < pages / 100) == reuse
 
 
 def test_candidates_take_turns() -> None:
@@ -113,3 +117,18 @@ def test_chart_is_a_picture(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     charts.draw_crop(rows, tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as picture:
         assert picture.width > 400
+
+
+def test_preprocessing_is_timed_from_the_bytes_on(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "reuse_memory", lambda: False)
+        rows = preprocess.run([128, 256], [16], rounds=2)
+    assert [row["source_width"] for row in rows] == [128, 256]
+    for row in rows:
+        assert tuple(row) == preprocess.COLUMNS
+        assert 0 < row["decode_ms"] < row["ms"] * 1.5
+        assert row["vs_research"] > 0
+        assert row["psnr_db"] > row["research_psnr_db"] - 1
+        assert row["jpeg_bytes"] > 1000
+    charts.draw_preprocess(rows, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 5000
