@@ -123,7 +123,9 @@ def _make_levels(panoramas: Tensor, runs: Sequence[_Run], face: Face) -> list[Te
     needed = [[run.plan.rows for run in runs if run.plan.level == level] for level in range(coarsest + 1)]
     for level in range(coarsest, 0, -1):
         first, last = _span(needed[level])
-        needed[level - 1].append((2 * first, 2 * last))
+        # Of an odd number of rows, each mean reaches into a third.
+        odd = (panoramas.shape[1] >> level - 1) % 2
+        needed[level - 1].append((2 * first, 2 * last + odd))
     levels = [panoramas]
     for level in range(1, coarsest + 1):
         levels.append(_halve(levels[-1], *_span(needed[level]), face))

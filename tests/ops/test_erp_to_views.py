@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from torch import Tensor
 
 from cora.errors import GeometryError, KernelUnavailable
 from cora.geometry.camera import view_rays
 from cora.geometry.layouts import yaw_ring
 from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
 from cora.ops import erp_to_views as module
+from cora.ops import view_rendering
 from cora.ops.erp_to_views import available_implementations, erp_to_views
 from cora.ops.extension import extension_problem
 from cora.ops.reference import erp_to_views as reference
@@ -439,6 +441,29 @@ def test_only_the_rows_of_the_plan_are_read(name: str, size: tuple[int, int]) ->
         for number, panorama in enumerate((level, changed)):
             reference.sample_views(panorama, plan, [shift], [1.0] * 3, [0.0] * 3, pictures[number])
         assert torch.equal(pictures[0], pictures[1])
+
+
+@needs_extension
+@pytest.mark.parametrize("panorama_size", [(180, 360), (90, 180), (102, 200), (256, 512)])
+@pytest.mark.parametrize("pitch_deg", [-80, -30, 2, 45, 88])
+def test_rows_that_are_left_out_of_a_half_are_not_read(
+    panorama_size: tuple[int, int], pitch_deg: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel halves only the rows that are needed, also where a level below has an odd number of them."""
+
+    def halve(panoramas: Tensor, first_row: int, last_row: int) -> Tensor:
+        half = reference.halve(panoramas)
+        half[:, :first_row] = 255
+        half[:, last_row:] = 255
+        return half
+
+    view = ViewSpec(0, "perspective", 0, pitch_deg, 20, 20)
+    options = {"size": (1, 1), "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    panorama = noise(*panorama_size)
+    expected = erp_to_views(panorama, [view], impl="reference", **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(view_rendering, "_kernels", lambda face: (halve, torch.ops.cora.sample_views))
+    picture = erp_to_views(panorama, [view], impl="cpp", **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(picture, expected, rtol=0, atol=SAME_VALUE)
 
 
 def test_weights_of_a_plan_are_whole_and_sum_to_one() -> None:
