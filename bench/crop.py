@@ -20,7 +20,8 @@ from cora.bench.timing import Timing, copy_bandwidth, environment, reuse_memory,
 from cora.errors import CoraError
 from cora.geometry.layouts import yaw_ring
 from cora.geometry.sampling import panorama_coordinates, sample_bilinear
-from cora.ops.erp_to_views import Implementation, available_implementations, erp_to_views
+from cora.ops.dispatch import Implementation
+from cora.ops.erp_to_views import available_implementations, erp_to_views
 from cora.ops.view_plan import gather_plan
 
 __all__ = ["COLUMNS", "SIZES", "WIDTHS", "psnr", "run"]
@@ -120,7 +121,7 @@ def _run_case(source: Tensor, size: int, truth: Tensor, rounds: int, bandwidth: 
             "psnr_db": psnr(pictures, truth),
             "research_psnr_db": research_psnr,
             "max_lsb": round(_largest_error(pictures, source, antialias), 3),
-            "floor_ms": round(_floor(source, size, antialias, bandwidth), 3),
+            "floor_ms": round(_floor(source, size, antialias, bandwidth), 6),
             "faults": timing.faults,
         }
         rows.append(row)

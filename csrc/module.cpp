@@ -6,6 +6,17 @@ STABLE_TORCH_LIBRARY(cora, library) {
   library.def(
       "sample_views(Tensor panoramas, Tensor taps, Tensor weights, int[] shifts, float[] scale, float[] offset, "
       "Tensor(a!) out) -> ()");
+  library.def(
+      "selective_scan_forward(Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, "
+      "Tensor? delta_bias, bool delta_softplus, int[] reversed, bool keep_states) -> (Tensor, Tensor)");
+  library.def(
+      "selective_scan_backward(Tensor y_grad, Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, "
+      "Tensor? z, Tensor? delta_bias, bool delta_softplus, int[] reversed, Tensor states) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("causal_conv1d_forward(Tensor x, Tensor weight, Tensor? bias, bool silu, int[] reversed) -> Tensor");
+  library.def(
+      "causal_conv1d_backward(Tensor y_grad, Tensor x, Tensor weight, Tensor? bias, bool silu, int[] reversed) -> "
+      "(Tensor, Tensor, Tensor)");
   library.def("halve(Tensor panoramas, int first_row, int last_row) -> Tensor");
 }
 

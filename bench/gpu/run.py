@@ -28,7 +28,8 @@ from torch.nn.functional import grid_sample
 
 from cora.geometry.layouts import yaw_ring
 from cora.geometry.sampling import panorama_coordinates, sample_bilinear
-from cora.ops.erp_to_views import Implementation, available_implementations, erp_to_views
+from cora.ops.dispatch import Implementation
+from cora.ops.erp_to_views import available_implementations, erp_to_views
 from cora.types import ViewSpec
 
 __all__ = ["run"]

@@ -6,31 +6,22 @@ The operation is ``cora::erp_to_views``; a view travels in it as seven numbers. 
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from cora.errors import GeometryError, KernelUnavailable
+from cora.errors import GeometryError
 from cora.geometry.camera import check_view
-from cora.ops.extension import extension_problem, has_kernel
-from cora.ops.view_rendering import Face, Normalisation, render, render_adjoint
+from cora.ops.dispatch import Face, Implementation, available_faces, choose_face
+from cora.ops.view_rendering import Normalisation, render, render_adjoint
 from cora.types import ViewSpec
 
-__all__ = ["IMPL_VARIABLE", "Implementation", "available_implementations", "erp_to_views"]
-
-Implementation = Literal["auto", "reference", "cpp", "cuda", "triton"]
-
-IMPL_VARIABLE = "CORA_OP_IMPL"
+__all__ = ["available_implementations", "erp_to_views"]
 
 NUMBERS_PER_VIEW = 7
-
-logger = logging.getLogger(__name__)
 
 
 def erp_to_views(
@@ -199,45 +190,9 @@ def _check(
 
 def available_implementations(device_type: str = "cpu") -> list[Face]:
     """Return the implementations usable for uint8 panoramas on a kind of device, the fastest first."""
-    available: list[Face] = []
-    if has_kernel("sample_views", device_type):
-        available.append("cuda" if device_type == "cuda" else "cpp")
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if find_spec("triton") is not None and device_type == "cuda":
-        available.append("triton")
-    available.append("reference")
-    if find_spec("triton") is not None and interpreted and device_type == "cpu":
-        # For looking into a kernel; never what auto means.
-        available.append("triton")
-    return available
+    return available_faces("sample_views", device_type)
 
 
 def _choose(impl: str, panoramas: Tensor) -> Face:
-    """Return the implementation to use; the choice of ``auto`` is logged."""
-    known = get_args(Implementation)
-    requested = os.environ.get(IMPL_VARIABLE) or impl if impl == "auto" else impl
-    if requested not in known:
-        raise KernelUnavailable(f"erp_to_views has no implementation '{requested}'; known: {', '.join(known)}")
-    device_type, floating = panoramas.device.type, panoramas.is_floating_point()
-    available: list[Face] = ["reference"] if floating else available_implementations(device_type)
-    for face in available:
-        if requested in ("auto", face):
-            if requested == "auto":
-                _log_choice(device_type, face, floating)
-            return face
-    missing = "its kernels take uint8 panoramas" if floating else extension_problem() or f"it has no {requested} kernel"
-    raise KernelUnavailable(
-        f"erp_to_views: implementation '{requested}' cannot take panoramas on {device_type}: {missing}; available: "
-        f"{', '.join(available)}. The kernels are built by `pip install --no-build-isolation .` in the source tree, "
-        "those for CUDA where torch has CUDA and nvcc is found; triton needs the package triton and a GPU"
-    )
-
-
-@lru_cache(maxsize=8)
-def _log_choice(device_type: str, chosen: str, floating: bool) -> None:
-    """Log what ``auto`` chose, once a process: the cache swallows repetitions."""
-    if floating:
-        reason = "kernels take uint8 panoramas"
-    else:
-        reason = "the fastest there is" if chosen != "reference" else extension_problem() or "no kernel for this device"
-    logger.info("erp_to_views on %s: implementation '%s' (%s)", device_type, chosen, reason)
+    refusal = "its kernels take uint8 panoramas" if panoramas.is_floating_point() else None
+    return choose_face("erp_to_views", impl, panoramas.device.type, kernel="sample_views", refusal=refusal)

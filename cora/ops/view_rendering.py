@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from cora.geometry.camera import content_box
+from cora.ops.dispatch import Face
 from cora.ops.reference import erp_to_views as reference
 from cora.ops.view_plan import GatherPlan, gather_plan
 from cora.types import ViewSpec
 
-__all__ = ["Face", "Normalisation", "render", "render_adjoint"]
-
-Face = Literal["reference", "cpp", "cuda", "triton"]
+__all__ = ["Normalisation", "render", "render_adjoint"]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from cora.errors import GeometryError, KernelUnavailable
 from cora.geometry.camera import view_rays
 from cora.geometry.layouts import yaw_ring
 from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
+from cora.ops import dispatch, view_rendering
 from cora.ops import erp_to_views as module
-from cora.ops import view_rendering
 from cora.ops.erp_to_views import available_implementations, erp_to_views
 from cora.ops.extension import extension_problem
 from cora.ops.reference import erp_to_views as reference
@@ -323,25 +323,25 @@ def test_unknown_and_missing_implementations_are_refused() -> None:
     with pytest.raises(KernelUnavailable, match="no implementation 'fast'"):
         views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4), impl="fast")
     with pytest.raises(
-        KernelUnavailable, match=r"'cuda' cannot take panoramas on cpu.*available: .*reference.*pip install"
+        KernelUnavailable, match=r"'cuda' cannot take these inputs on cpu.*available: .*reference.*pip install"
     ):
         views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4), impl="cuda")
 
 
 def test_environment_variable_decides_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(module.IMPL_VARIABLE, "cuda")
+    monkeypatch.setenv(dispatch.IMPL_VARIABLE, "cuda")
     with pytest.raises(KernelUnavailable, match="'cuda'"):
         views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4))
     views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4), impl="reference")
-    monkeypatch.setenv(module.IMPL_VARIABLE, "quick")
+    monkeypatch.setenv(dispatch.IMPL_VARIABLE, "quick")
     with pytest.raises(KernelUnavailable, match="'quick'"):
         views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4))
 
 
 def test_auto_logs_its_choice_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(module.IMPL_VARIABLE, raising=False)
-    module._log_choice.cache_clear()
-    with caplog.at_level(logging.INFO, logger="cora.ops.erp_to_views"):
+    monkeypatch.delenv(dispatch.IMPL_VARIABLE, raising=False)
+    dispatch._log_choice.cache_clear()
+    with caplog.at_level(logging.INFO, logger="cora.ops.dispatch"):
         for _ in range(3):
             views_of(noise(4, 8), [VIEWS["ahead"]], (4, 4))
     (record,) = caplog.records

@@ -1,0 +1,111 @@
+// The causal depthwise convolution of a block of channels and its gradient, on the CPU. Included once for each
+// instruction set, as simd.h is; the meaning is in cora/ops/reference/causal_conv1d.py.
+//
+// Positions are taken in the order of their direction, "before" being what the weights reach: the rows read again are
+// then still in the first-level cache.
+
+#include "sequence_simd.h"
+
+namespace cora::CORA_SIMD {
+
+// The prefetcher does not follow rows that are pages apart.
+constexpr int64_t kConvRowsAhead = 4;
+
+// What eight channels are before the activation at a step of their direction.
+template <typename T>
+Float8 convolve(
+    const Conv& conv, const float* weights, Float8 sum, int64_t batch, const Block& block, int64_t group,
+    int64_t step) {
+  const bool reversed = conv.reversed[block.direction];
+  const int64_t first = std::max<int64_t>(0, conv.width - 1 - step);
+  for (int64_t tap = first; tap < conv.width; ++tap) {
+    const int64_t source = step - (conv.width - 1) + tap;
+    const int64_t position = reversed ? conv.length - 1 - source : source;
+    sum += load(weights + tap * kLanes) * read<T>(conv.x, block, batch, position, group);
+  }
+  return sum;
+}
+
+template <typename T>
+void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Block& block, std::vector<float>& room) {
+  room.resize(kChannelsPerBlock * conv.width);
+  pack(conv.weight, conv.channels, conv.width, block, 1.0f, room.data());
+  const bool reversed = conv.reversed[block.direction];
+  for (int64_t step = 0; step < conv.length; ++step) {
+    const int64_t position = reversed ? conv.length - 1 - step : step;
+    if (step + kConvRowsAhead < conv.length) {
+      prefetch<T>(conv.x, block, batch, reversed ? position - kConvRowsAhead : position + kConvRowsAhead);
+    }
+    for (int64_t group = 0; group < block.groups(); ++group) {
+      const float* weights = room.data() + group * conv.width * kLanes;
+      const Float8 bias = parameter(conv.bias, conv.channels, block, group);
+      const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+      write<T>(y, block, batch, position, group, conv.silu ? sum * sigmoid(sum) : sum);
+    }
+  }
+}
+
+// What the gradient of a block works on.
+struct ConvWorkspace {
+  float* weights;       // [groups, W, 8]
+  float* weight_grads;  // [groups, W, 8]
+  float* bias_grads;    // [groups, 8]
+  float* later;         // [groups, W, 8]: the gradients before the activation at this step and those after, in a ring
+
+  ConvWorkspace(const Conv& conv, std::vector<float>& room) {
+    const int64_t size = kChannelsPerBlock * conv.width;
+    room.assign(3 * size + kChannelsPerBlock, 0.0f);
+    weights = room.data();
+    weight_grads = weights + size;
+    later = weight_grads + size;
+    bias_grads = later + size;
+  }
+};
+
+template <typename T>
+void conv_backward(
+    const Conv& conv, const Sequence& y_grad, const ConvGradients& grads, int64_t first_batch, int64_t last_batch,
+    const Block& block, std::vector<float>& room) {
+  const ConvWorkspace work(conv, room);
+  pack(conv.weight, conv.channels, conv.width, block, 1.0f, work.weights);
+  const bool reversed = conv.reversed[block.direction];
+  const auto place = [&](int64_t step) { return reversed ? conv.length - 1 - step : step; };
+  for (int64_t batch = first_batch; batch < last_batch; ++batch) {
+    std::memset(work.later, 0, sizeof(float) * kChannelsPerBlock * conv.width);
+    for (int64_t step = conv.length - 1; step >= 0; --step) {
+      if (step >= conv.width - 1 + kConvRowsAhead) {
+        prefetch<T>(conv.x, block, batch, place(step - (conv.width - 1) - kConvRowsAhead));
+        prefetch<T>(y_grad, block, batch, place(step - kConvRowsAhead));
+      }
+      for (int64_t group = 0; group < block.groups(); ++group) {
+        const int64_t offset = group * conv.width * kLanes;
+        const float* weights = work.weights + offset;
+        float* later = work.later + offset;
+        Float8 grad = read<T>(y_grad, block, batch, place(step), group);
+        if (conv.silu) {
+          const Float8 bias = parameter(conv.bias, conv.channels, block, group);
+          const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+          const Float8 open = sigmoid(sum);
+          grad *= open * (1.0f + sum * (1.0f - open));
+        }
+        store(later + step % conv.width * kLanes, grad);
+        float* bias_grad = work.bias_grads + group * kLanes;
+        store(bias_grad, load(bias_grad) + grad);
+        Float8 input_grad{};
+        for (int64_t tap = 0; tap < conv.width; ++tap) {
+          // The weight at a tap meets this position at a step as much later as it reaches back.
+          const int64_t reach = conv.width - 1 - tap;
+          input_grad += load(weights + tap * kLanes) * load(later + (step + reach) % conv.width * kLanes);
+          if (step < reach) continue;
+          float* weight_grad = work.weight_grads + offset + tap * kLanes;
+          store(weight_grad, load(weight_grad) + grad * read<T>(conv.x, block, batch, place(step - reach), group));
+        }
+        write<T>(grads.x, block, batch, place(step), group, input_grad);
+      }
+    }
+  }
+  unpack(work.weight_grads, conv.channels, conv.width, block, grads.weight);
+  unpack(work.bias_grads, conv.channels, 1, block, grads.bias);
+}
+
+}  // namespace cora::CORA_SIMD
