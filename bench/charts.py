@@ -45,7 +45,8 @@ def draw_crop(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def draw_preprocess(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the times from a JPEG file to views: decoding and cutting stacked, the peers beside them."""
+    """Draw the times from a JPEG file to antialiased views: decoding and cutting stacked, the peers beside them."""
+    rows = [row for row in rows if row["antialias"]]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     places = range(len(rows))

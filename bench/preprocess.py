@@ -27,6 +27,7 @@ __all__ = ["COLUMNS", "run"]
 COLUMNS = (
     "source_width",
     "size",
+    "antialias",
     "threads",
     "ms",
     "p25_ms",
@@ -58,7 +59,7 @@ def run(
     rounds: int = 11,
     scene_width: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return one row, with the keys of `COLUMNS`, for each width and view size.
+    """Return a row with the keys of `COLUMNS`, antialiased and not, for each width and view size.
 
     Args:
         widths: Panorama widths in pixels; JPEG of quality 90 with chroma at half size.
@@ -71,14 +72,17 @@ def run(
     scene_width = scene_width or max(widths)
     rows = []
     for size in sizes:
-        processor = PanoramaImageProcessor(crop_strategy="e2p", image_size=size)
-        truth = make_truth(scene_width, processor.views, size)
+        processors = [
+            PanoramaImageProcessor(crop_strategy="e2p", image_size=size, antialias=each) for each in (True, False)
+        ]
+        truth = make_truth(scene_width, processors[0].views, size)
         for width in widths:
             content = _encode(make_source(scene_width, width))
-            with use_threads(threads):
-                case = _run_case(content, processor, truth, rounds)
             common = {"threads": threads, "rounds": rounds, "reuses_memory": reuses_memory, **environment()}
-            rows.append({"source_width": width, "size": size, **case, **common})
+            for processor in processors:
+                with use_threads(threads):
+                    case = _run_case(content, processor, truth, rounds)
+                rows.append({"source_width": width, "size": size, "antialias": processor.antialias, **case, **common})
     return [{column: row[column] for column in COLUMNS} for row in rows]
 
 

@@ -33,6 +33,7 @@ CROP = {
 PREPROCESS = {
     "source_width": "width",
     "size": "view",
+    "antialias": "antialias",
     "ms": "ms",
     "p25_ms": "p25",
     "p75_ms": "p75",

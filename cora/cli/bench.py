@@ -80,7 +80,7 @@ def preprocess(
 
     chosen = [int(width) for width in widths] or WIDTHS
     rows = run(chosen, sizes or (256,), threads=threads, rounds=rounds, scene_width=max(WIDTHS))
-    columns = "source_width size threads ms decode_ms decode_share images_per_s vs_research vs_cv2 psnr_db"
+    columns = "source_width size antialias threads ms decode_ms decode_share images_per_s vs_research vs_cv2 psnr_db"
     _print(rows, columns, as_json, lambda: _draw("draw_preprocess", rows, chart))
 
 

@@ -36,7 +36,7 @@ def main(panorama: Path, strategy: str, out: Path, as_json: bool, **options: Any
     )
     if not out.resolve().parent.is_dir():
         raise ImageError(f"{out}: there is no folder {out.resolve().parent}")
-    draw_contact_sheet(processor.load(panorama), processor, out)
+    draw_contact_sheet(processor.load(panorama, whole=True), processor, out)
     for view in processor.views:
         kind = "global" if view.is_global else view.projection
         looks = f"yaw {view.yaw_deg:7.1f}  pitch {view.pitch_deg:6.1f}  fov {view.hfov_deg:5.1f} x {view.vfov_deg:5.1f}"

@@ -22,7 +22,7 @@ from cora.ops.reference import erp_to_views as reference
 from cora.ops.view_plan import GatherPlan, gather_plan
 from cora.types import ViewSpec
 
-__all__ = ["Normalisation", "render", "render_adjoint"]
+__all__ = ["Normalisation", "render", "render_adjoint", "rows_read"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,19 @@ def render_adjoint(
     return panoramas
 
 
+def rows_read(
+    views: tuple[ViewSpec, ...],
+    antialias: bool,
+    height: int,
+    width: int,
+    *,
+    panorama_height: int,
+    panorama_width: int,
+) -> tuple[int, int]:
+    """Return the rows (first, last + 1) of a panorama that views of height x width pixels are made of."""
+    return _needed_rows(_runs(views, antialias, height, width, panorama_height, panorama_width), panorama_height)[0]
+
+
 # The views of one processor and panoramas of one size are one entry; it keeps its plans, of 1 to 10 MB each.
 @lru_cache(maxsize=12)
 def _runs(
@@ -118,17 +131,22 @@ def _runs(
 
 def _make_levels(panoramas: Tensor, runs: Sequence[_Run], face: Face) -> list[Tensor]:
     """Return the panoramas and their halves as far as they are needed, each with at least the rows that are read."""
+    levels = [panoramas]
+    for first, last in _needed_rows(runs, panoramas.shape[1])[1:]:
+        levels.append(_halve(levels[-1], first, last, face))
+    return levels
+
+
+def _needed_rows(runs: Sequence[_Run], panorama_height: int) -> list[tuple[int, int]]:
+    """Return the rows (first, last + 1) of each level that are sampled, or halved to rows that are needed."""
     coarsest = max(run.plan.level for run in runs)
     needed = [[run.plan.rows for run in runs if run.plan.level == level] for level in range(coarsest + 1)]
     for level in range(coarsest, 0, -1):
         first, last = _span(needed[level])
         # Of an odd number of rows, each mean reaches into a third.
-        odd = (panoramas.shape[1] >> level - 1) % 2
+        odd = (panorama_height >> level - 1) % 2
         needed[level - 1].append((2 * first, 2 * last + odd))
-    levels = [panoramas]
-    for level in range(1, coarsest + 1):
-        levels.append(_halve(levels[-1], *_span(needed[level]), face))
-    return levels
+    return [_span(rows) for rows in needed]
 
 
 def _span(rows: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from cora.errors import ConfigError, GeometryError, did_you_mean
 from cora.geometry.camera import content_box
 from cora.ops.erp_to_views import erp_to_views
 from cora.ops.view_plan import finest_level
+from cora.ops.view_rendering import rows_read
 from cora.processors.loading import DEFAULT_MAX_PIXELS, PanoramaSource, load_panorama
 from cora.processors.strategies import STRATEGIES, CropOptions
 from cora.types import ViewSpec
@@ -105,11 +106,12 @@ class PanoramaImageProcessor:
             antialias=self.antialias,
         )
 
-    def load(self, source: PanoramaSource, *, name: str | None = None) -> Tensor:
+    def load(self, source: PanoramaSource, *, name: str | None = None, whole: bool = False) -> Tensor:
         """Return a panorama as uint8[H, W, 3], checked against this processor's limits; see `load_panorama`.
 
-        A JPEG is decoded no larger than the views need. Cutting what this returns is the same everywhere, whether it
-        went through another process or not.
+        A JPEG is decoded no larger than the views need, and black below the last row that one of them looks at, unless
+        it is to be `whole`. Cutting what this returns is the same everywhere, whether it went through another process
+        or not.
         """
         return load_panorama(
             source,
@@ -117,6 +119,7 @@ class PanoramaImageProcessor:
             accept_flat=self.accept_flat,
             name=name,
             halvings=self._halvings if self.antialias else None,
+            last_row=None if whole else self._last_row,
         )
 
     def _halvings(self, height: int, width: int) -> int:
@@ -125,6 +128,11 @@ class PanoramaImageProcessor:
         return min(
             finest_level(view, box[2], box[3], panorama_height=height, panorama_width=width) for view, box in boxes
         )
+
+    def _last_row(self, height: int, width: int) -> int:
+        """Return how many rows from the top of a panorama the views are made of."""
+        sizes = {"panorama_height": height, "panorama_width": width}
+        return rows_read(self.views, self.antialias, *self.image_size, **sizes)[1]
 
     def __call__(
         self,

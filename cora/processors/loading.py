@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cora.errors import ImageError
-from cora.processors.jpeg import Halvings, decode_jpeg
+from cora.processors.jpeg import OfSize, decode_jpeg
 
 __all__ = ["DEFAULT_MAX_PIXELS", "PanoramaSource", "load_panorama"]
 
@@ -41,7 +41,8 @@ def load_panorama(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     accept_flat: bool = False,
     name: str | None = None,
-    halvings: Halvings | None = None,
+    halvings: OfSize | None = None,
+    last_row: OfSize | None = None,
 ) -> Tensor:
     """Return a panorama as contiguous uint8[H, W, 3], RGB, on the CPU.
 
@@ -55,6 +56,8 @@ def load_panorama(
         name: What to call the picture in messages; the file name by default.
         halvings: How many times a panorama of (height, width) pixels may be halved; a JPEG is then decoded at up to
             that much less than its size, and everything else in full.
+        last_row: How many rows from the top of a panorama of (height, width) pixels, of what is left of it after
+            halving, will be looked at; a JPEG may be black further down.
 
     Raises:
         ImageError: The picture is missing, unreadable, cut off, too large, or 25 % or more off 2:1.
@@ -71,7 +74,7 @@ def load_panorama(
         with _open(source, label) as image:
             _check_count(*image.size, max_pixels, label)
             with _decode_errors(label):
-                pixels = _from_file(image, source, label, halvings)
+                pixels = _from_file(image, source, label, halvings, last_row)
     height, width, _ = pixels.shape
     if min(height, width) < 2:
         raise ImageError(f"{label}: a panorama has at least 2 x 2 pixels, this one is {width} x {height}")
@@ -163,13 +166,17 @@ def _existing_file(source: str | Path, label: str) -> Path:
 
 
 def _from_file(
-    image: Image.Image, source: str | Path | bytes, label: str, halvings: Halvings | None
+    image: Image.Image,
+    source: str | Path | bytes,
+    label: str,
+    halvings: OfSize | None,
+    last_row: OfSize | None,
 ) -> npt.NDArray[np.uint8]:
     """Return an opened file's upright picture as uint8[H, W, 3]."""
     # Turned pictures are rare, and Pillow knows all eight ways to turn them.
     if image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         content = source if isinstance(source, bytes) else Path(source).expanduser().read_bytes()
-        pixels = decode_jpeg(content, halvings)
+        pixels = decode_jpeg(content, halvings, last_row)
         if pixels is not None:
             return pixels
     return _from_image(image, label)

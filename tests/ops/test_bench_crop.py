@@ -123,7 +123,9 @@ def test_preprocessing_is_timed_from_the_bytes_on(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocess, "reuse_memory", lambda: False)
         rows = preprocess.run([128, 256], [16], rounds=2)
-    assert [row["source_width"] for row in rows] == [128, 256]
+    assert [(row["source_width"], row["antialias"]) for row in rows] == [
+        (w, a) for w in (128, 256) for a in (True, False)
+    ]
     for row in rows:
         assert tuple(row) == preprocess.COLUMNS
         assert 0 < row["decode_ms"] < row["ms"] * 1.5

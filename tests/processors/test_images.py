@@ -138,3 +138,17 @@ def test_a_large_jpeg_gives_the_views_of_the_whole_picture(strategy: str) -> Non
     assert -10 * math.log10(error) > 45
     # Cutting again what was loaded, as an engine in another process does, changes nothing.
     assert torch.equal(processor(Image.fromarray(small.numpy()))["pixel_values"][0], processor.crop(small))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("strategy", ["e2p", "anyres_e2p", "cubemap"])
+def test_views_of_a_jpeg_do_not_depend_on_rows_that_are_not_decoded(strategy: str, antialias: bool) -> None:
+    y, x = np.mgrid[0:512, 0:1024] / 512
+    waves = sum(np.sin(2 * np.pi * (3**k * (x + y / 2) + k)) / 1.6**k for k in range(5))
+    buffer = io.BytesIO()
+    Image.fromarray((waves * 45 + 127).clip(0, 255).astype(np.uint8)).convert("RGB").save(buffer, "JPEG", quality=95)
+    processor = PanoramaImageProcessor(crop_strategy=strategy, image_size=56, antialias=antialias)
+    part, whole = processor.load(buffer.getvalue()), processor.load(buffer.getvalue(), whole=True)
+    assert torch.equal(processor.crop(part), processor.crop(whole))
+    looks_down = any(view.is_global or view.pitch_deg < 0 for view in processor.views)
+    assert torch.equal(part, whole) == looks_down

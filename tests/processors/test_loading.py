@@ -265,6 +265,50 @@ def test_a_cut_off_jpeg_is_refused_however_small_it_is_decoded(keep: float) -> N
             load_panorama(content[: int(keep * len(content))], name="row 7", halvings=lambda *_: halvings)  # noqa: B023
 
 
+@pytest.mark.parametrize("options", [{}, {"subsampling": "4:2:0"}, {"subsampling": "4:4:4"}, {"optimize": True}])
+@pytest.mark.parametrize("halvings", [0, 1, 3])
+def test_the_rows_that_are_looked_at_do_not_depend_on_those_below(halvings: int, options: dict[str, Any]) -> None:
+    content = encoded(photo_like(512, 1024), "JPEG", quality=90, **options)
+    whole = load_panorama(content, halvings=lambda *_: halvings)
+    asked = []
+    top = load_panorama(
+        content, halvings=lambda *_: halvings, last_row=lambda *size: asked.append(size) or (size[0] * 5 // 8)
+    )
+    assert asked == [tuple(whole.shape[:2])]
+    assert top.shape == whole.shape
+    assert torch.equal(top[: len(top) * 5 // 8], whole[: len(top) * 5 // 8])
+    assert not top[len(top) * 7 // 8 :].any()
+    assert whole[len(top) * 7 // 8 :].any()
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_is_not_coded_in_one_go_is_decoded_to_the_end(options: dict[str, Any]) -> None:
+    content = encoded(photo_like(512, 1024), "JPEG", **options)
+    assert torch.equal(load_panorama(content, last_row=lambda height, width: 64), load_panorama(content))
+
+
+def test_what_follows_a_jpeg_in_its_file_is_no_part_of_it() -> None:
+    content = encoded(photo_like(512, 1024), "JPEG") + b"a video of two seconds"
+    top, whole = load_panorama(content, last_row=lambda height, width: 64), load_panorama(content)
+    assert torch.equal(top[:64], whole[:64])
+    assert not top[128:].any()
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.999])
+def test_a_cut_off_jpeg_is_refused_wherever_the_views_end(keep: float) -> None:
+    content = encoded(photo_like(512, 1024), "JPEG", quality=95)
+    for last_row in (8, 256, 511):
+        with pytest.raises(ImageError, match="row 7: "):
+            load_panorama(content[: int(keep * len(content))], name="row 7", last_row=lambda *_: last_row)  # noqa: B023
+
+
+def test_a_jpeg_broken_where_it_is_looked_at_is_refused() -> None:
+    content = bytearray(encoded(photo_like(512, 1024), "JPEG", quality=95))
+    content[len(content) // 4 : len(content) // 4 + 2] = b"\xff\xd9"
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        load_panorama(bytes(content), last_row=lambda height, width: 256)
+
+
 def test_limits_are_those_of_the_whole_picture() -> None:
     content = encoded(photo_like(64, 128), "JPEG")
     with pytest.raises(ImageError, match="128 x 64 pixels are more than max_pixels = 8191"):
