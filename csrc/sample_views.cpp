@@ -42,7 +42,7 @@ void sample_span(const SampleViews& call, const Panorama& panorama, int32_t shif
 #define CORA_AVX2 __attribute__((target("avx2,fma,f16c")))
 
 constexpr int kLanes = 8;
-constexpr int64_t kTapsAhead = 128;
+constexpr int64_t kTapsAhead = 256;
 // A panorama of this size and more is not in the cache when its rows come round again.
 constexpr int64_t kCacheBytes = 4 << 20;
 
