@@ -127,8 +127,9 @@ def _token_layout(
     with torch.device("cpu"):
         return build_token_layout(
             processor.views,
+            vision_grid_hw=grid_hw,
             grid_hw=module.output_grid(grid_hw),
-            tokens_per_view=module.output_tokens(grid_hw),
+            tokens_per_view=module.num_tokens(grid_hw),
             view_size=covered,
             stitching=stitching,
             resampler_type=module.kind,

@@ -1,6 +1,6 @@
 """PanoramaEmbedder: from views to vision tokens, shared by the transformers model and the vLLM plug-in.
 
-Shapes: B panoramas, V views, S patch tokens per view, T vision tokens, D widths.
+Shapes: B panoramas, V views, S patch and S' latent tokens per view, T vision tokens, D widths.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ class PanoramaEmbedder:
 
     def embed_features(self, features: Tensor) -> Tensor:
         """Return vision tokens float[B, T, D] in the language model's width for patch tokens float[B, V, S, D]."""
-        latents = self.resampler(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        vision_tokens: Tensor = self.projector(latents)
+        vision_tokens: Tensor = self.projector(self.resample(features))
         return vision_tokens
+
+    def resample(self, features: Tensor) -> Tensor:
+        """Return latent tokens float[B, V, S', D] for patch tokens float[B, V, S, D]."""
+        latents: Tensor = self.resampler(features.flatten(0, 1), self.projector.layout.vision_grid_hw)
+        return latents.unflatten(0, features.shape[:2])
 
     def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
         """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""

@@ -114,7 +114,7 @@ class PanoramaTrainingModule(LightningModule):
         features = batch.get("vision_features")
         if features is None:
             features = model.encode_views(batch["pixel_values"])
-        latents = model.resampler(features.to(model.dtype).flatten(0, 1)).unflatten(0, features.shape[:2])
+        latents = model.resample(features.to(model.dtype))
         losses: dict[str, Tensor] = {}
         total = latents.new_zeros(())
         if self.uses_answers:
