@@ -46,6 +46,17 @@ TOKENIZER_ROLES = {
     "gemma": {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
     "none": {"bos_token": "<s>", "eos_token": "</s>"},
 }
+# Every registered resampler, small.
+TINY_RESAMPLERS: dict[str, dict[str, Any]] = {
+    "identity": {},
+    "mlp": {"hidden_dim": 16, "depth": 3},
+    "bimamba": {"hidden_dim": 16, "num_layers": 2, "d_state": 4},
+    "perceiver": {"num_latents": 5, "heads": 2, "dim_head": 8, "depth": 2},
+    "qformer": {"num_query_tokens": 5, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "spatial_pool": {"pool_size": 2},
+    "masked_drop": {},
+    "c_abstractor": {"hidden_dim": 16, "depth": 1, "kernel_size": 3},
+}
 VISION_TYPES = ("siglip", "clip", "dinov2", "dinov2_with_registers")
 LANGUAGE_FAMILIES = ("qwen", "llama", "gemma")
 

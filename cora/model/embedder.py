@@ -36,8 +36,9 @@ class PanoramaEmbedder:
 
     def resample(self, features: Tensor) -> Tensor:
         """Return latent tokens float[B, V, S', D] for patch tokens float[B, V, S, D]."""
-        latents: Tensor = self.resampler(features.flatten(0, 1), self.projector.layout.vision_grid_hw)
-        return latents.unflatten(0, features.shape[:2])
+        latents = self.resampler(features.flatten(0, 1), self.projector.layout.vision_grid_hw)
+        per_panorama: Tensor = latents.unflatten(0, features.shape[:2])
+        return per_panorama
 
     def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
         """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""

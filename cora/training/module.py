@@ -20,6 +20,7 @@ from cora.model.vlm import PanoramaVLM
 from cora.processors.images import PanoramaImageProcessor
 from cora.training.losses.vicreg import VICRegLoss
 from cora.training.schedule import linear_warmup_decay
+from cora.training.token_drop import keep_vision_tokens
 
 __all__ = ["PanoramaTrainingModule"]
 
@@ -126,6 +127,10 @@ class PanoramaTrainingModule(LightningModule):
         return {**losses, "loss": total}
 
     def _answer_loss(self, batch: Batch, vision_tokens: Tensor) -> Tensor:
+        kept = self.model.resampler.draw_kept(*vision_tokens.shape[:2])
+        if kept is not None:
+            placeholders = self.model.fusion.placeholders(batch["input_ids"])
+            batch, vision_tokens = keep_vision_tokens(batch, vision_tokens, placeholders=placeholders, kept=kept)
         embeddings = self.model.fusion(
             batch["input_ids"], self.model.language_model.embed(batch["input_ids"]), vision_tokens
         )

@@ -150,7 +150,7 @@ def test_a_vision_stage_without_a_loss_is_refused() -> None:
 
 def test_an_overlap_loss_needs_a_token_grid() -> None:
     model, _ = make_model(
-        resampler={"type": "perceiver", "num_latents": 4, "num_heads": 2}, projector={"stitching": "concat"}
+        resampler={"type": "perceiver", "num_latents": 4, "heads": 2}, projector={"stitching": "concat"}
     )
     with pytest.raises(ConfigError, match="needs a resampler that keeps the token grid; 'perceiver' does not"):
         PanoramaTrainingModule(model, make_config(), "vision")

@@ -97,14 +97,14 @@ def mean_of_directions(forward: MambaBlock, backward: MambaBlock, hidden: Tensor
     # Rows of the two blocks in turn, so that the input and the gate of both directions are views of the product.
     halves = [block.in_proj.weight.chunk(2) for block in blocks]
     weight = torch.cat([block_halves[part] for part in (0, 1) for block_halves in halves])
-    inner, gate = F.linear(hidden, weight).unflatten(-1, (2, 2, forward.inner_dim)).unbind(2)
+    inner, gate = F.linear(hidden, weight).view(*hidden.shape[:2], 2, 2, forward.inner_dim).unbind(2)
     inner = causal_conv1d(
         inner,
         torch.stack([block.conv1d.weight[:, 0] for block in blocks]),
         torch.stack([cast(Tensor, block.conv1d.bias) for block in blocks]),
     )
     read = _by_direction(inner, [block.x_proj.weight for block in blocks])
-    low_rank, read_in, read_out = read.split([rank, states, states], dim=-1)
+    low_rank, read_in, read_out = read[..., :rank], read[..., rank : rank + states], read[..., rank + states :]
     scanned = bidirectional_scan(
         inner,
         _by_direction(low_rank, [block.dt_proj.weight for block in blocks]),
@@ -124,4 +124,4 @@ def _by_direction(sequences: Tensor, weights: list[Tensor]) -> Tensor:
     """Return float[N, S, 2, F] for float[N, S, 2, E] and a weight float[F, E] for each direction."""
     flat = sequences.flatten(0, 1).transpose(0, 1)
     product = torch.bmm(flat, torch.stack(weights).transpose(1, 2))
-    return product.transpose(0, 1).unflatten(0, sequences.shape[:2])
+    return product.transpose(0, 1).reshape(*sequences.shape[:3], -1)

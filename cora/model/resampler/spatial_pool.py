@@ -65,7 +65,7 @@ class SpatialPoolResampler(GridResampler):
     def forward(self, tokens: Tensor, grid_hw: GridHW) -> Tensor:
         """Return float[N, H' x W', latent_dim]."""
         latent_hw = self.output_grid(grid_hw)
-        grid = tokens.unflatten(1, grid_hw).permute(0, 3, 1, 2)
+        grid = tokens.transpose(1, 2).reshape(len(tokens), -1, *grid_hw)
         if self.pool is not None:
             pooled = self.pool(grid)
         elif self.pool_mode == "max":
