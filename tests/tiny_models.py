@@ -23,6 +23,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from cora.data.samples import Conversation, PanoramaSample, collate
 from cora.model.configuration import PanoramaVLMConfig
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
@@ -162,6 +163,21 @@ def make_panorama(seed: int, *, height: int = 64) -> Image.Image:
     """Return a panorama of coarse noise that looks like no other seed's."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((2 * height, height))
+
+
+def make_batch(processor: Any, number: int = 2) -> dict[str, torch.Tensor]:
+    """Return a training batch of a question and its answer about each of some panoramas."""
+    samples = []
+    for seed in range(number):
+        panorama = make_panorama(seed)
+        views = processor.image_processor(panorama)["pixel_values"][0]
+        conversation = Conversation(*processor.encode_training("What is ahead?", "a red cone"))
+        samples.append(PanoramaSample(panorama, views, False, (conversation,)))  # type: ignore[arg-type]
+    return collate(
+        samples,
+        image_token_id=processor.image_token_id,
+        pad_token_id=int(processor.tokenizer.pad_token_id),
+    )
 
 
 def write_towers(folder: Path, *, vision: str = "siglip", family: str = "qwen") -> tuple[Path, Path]:
