@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from cora.model.configuration import PanoramaVLMConfig
 from cora.model.projectors import PanoramaProjector
 from cora.model.resampler.module import ResamplerModule
 from cora.model.vision_encoder import VisionBackbone
@@ -15,8 +16,9 @@ __all__ = ["PanoramaEmbedder"]
 
 
 class PanoramaEmbedder:
-    """The methods of a module whose children are ``vision``, ``resampler`` and ``projector``."""
+    """The methods of a module with a ``config`` and the children ``vision``, ``resampler`` and ``projector``."""
 
+    config: PanoramaVLMConfig
     vision: VisionBackbone
     resampler: ResamplerModule
     projector: PanoramaProjector
@@ -36,7 +38,7 @@ class PanoramaEmbedder:
 
     def resample(self, features: Tensor) -> Tensor:
         """Return latent tokens float[B, V, S', D] for patch tokens float[B, V, S, D]."""
-        latents = self.resampler(features.flatten(0, 1), self.projector.layout.vision_grid_hw)
+        latents = self.resampler(features.flatten(0, 1), self.config.vision_grid_hw)
         per_panorama: Tensor = latents.unflatten(0, features.shape[:2])
         return per_panorama
 

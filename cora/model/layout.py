@@ -33,7 +33,6 @@ class TokenLayout:
 
     Attributes:
         views: The views, in the order of the processor.
-        vision_grid_hw: Vision tokens of every view, (height, width), before the resampler.
         grid_hw: Latent token grid of every view, or None when the resampler keeps no grid.
         tokens_per_view: S'.
         view_size: (height, width) in pixels of the part of a view that the vision grid covers.
@@ -41,7 +40,6 @@ class TokenLayout:
     """
 
     views: tuple[ViewSpec, ...]
-    vision_grid_hw: GridHW
     grid_hw: GridHW | None
     tokens_per_view: int
     view_size: GridHW
@@ -81,7 +79,6 @@ class TokenLayout:
 def build_token_layout(
     views: Sequence[ViewSpec],
     *,
-    vision_grid_hw: GridHW,
     grid_hw: GridHW | None,
     tokens_per_view: int,
     view_size: GridHW,
@@ -95,7 +92,6 @@ def build_token_layout(
 
     Args:
         views: Views of one panorama.
-        vision_grid_hw: Vision tokens of a view, (height, width).
         grid_hw: Latent token grid of a view, or None.
         tokens_per_view: S'.
         view_size: Pixels of a view that the vision grid covers, (height, width).
@@ -122,7 +118,7 @@ def build_token_layout(
             gather += _ring_tokens(ring, grid_hw, drops_columns=stitching == "stride_views")
     for view in loose_views:
         gather += _whole_view(view, tokens_per_view)
-    return TokenLayout(tuple(views), vision_grid_hw, grid_hw, tokens_per_view, view_size, tuple(gather))
+    return TokenLayout(tuple(views), grid_hw, tokens_per_view, view_size, tuple(gather))
 
 
 def kept_columns(view: ViewSpec, num_views: int, num_columns: int) -> list[int]:

@@ -23,7 +23,6 @@ def ring_views(hfov_deg: float, overlap: float, *, pitch_deg: float = 0.0, with_
 def build(views: list[ViewSpec], grid: tuple[int, int] | None, stitching: str, tokens: int = 0) -> TokenLayout:
     return build_token_layout(
         views,
-        vision_grid_hw=grid or (8, 8),
         grid_hw=grid,
         tokens_per_view=tokens or (grid[0] * grid[1] if grid else 0),
         view_size=(64, 64),
