@@ -202,3 +202,16 @@ def test_a_new_resampler_is_one_class_and_one_line() -> None:
         assert module(torch.randn(1, 10, 4), (5, 2)).shape == (1, module.num_tokens((5, 2)), 6) == (1, 4, 6)
     finally:
         del RESAMPLERS._entries["halves"]
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_mixed_precision_trains(kind: str) -> None:
+    module, tokens = build(kind).train(), torch.randn(2, 15, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = module(tokens, (3, 5))
+    latents.float().square().sum().backward()
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in module.parameters())
+    exact = build(kind, **({"dropout": 0.0} if "dropout" in option_names(RESAMPLERS.get(kind)) else {}))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = exact(tokens, (3, 5))
+    torch.testing.assert_close(rounded.float(), exact(tokens, (3, 5)), rtol=0.05, atol=0.05)
