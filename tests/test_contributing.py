@@ -28,8 +28,9 @@ def test_resampler_recipe():
 
     resampler = recipe("Add a resampler")["MeanResampler"](12, 5, bias=False)
     tokens = torch.randn(3, 8, 12)
-    assert torch.allclose(resampler(tokens)[:, 0], tokens.mean(1) @ resampler.project.weight.T, atol=1e-6)
-    assert resampler.output_tokens((2, 4)) == 1
+    assert torch.allclose(resampler(tokens, (2, 4))[:, 0], tokens.mean(1) @ resampler.project.weight.T, atol=1e-6)
+    assert resampler.num_tokens((2, 4)) == 1
+    assert not resampler.is_grid
     assert resampler.output_grid((2, 4)) is None
 
 
@@ -60,5 +61,5 @@ def test_command_recipe(tmp_path):
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:cora|tests|docs|triton_kernels|bench)/[\w/.]*)`", TEXT))
 def test_mentioned_paths_exist(path):
-    made_by_the_recipes = {"mean.py", "test_mean_resampler.py", "front.py", "hello.py"}
+    made_by_the_recipes = {"mean.py", "test_resampler_mean.py", "front.py", "hello.py"}
     assert Path(path).name in made_by_the_recipes or (ROOT / path).exists()

@@ -23,6 +23,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from cora.data.samples import Conversation, PanoramaSample, collate
 from cora.model.configuration import PanoramaVLMConfig
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
@@ -45,6 +46,17 @@ TOKENIZER_ROLES = {
     "llama": {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"},
     "gemma": {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
     "none": {"bos_token": "<s>", "eos_token": "</s>"},
+}
+# Every registered resampler, small.
+TINY_RESAMPLERS: dict[str, dict[str, Any]] = {
+    "identity": {},
+    "mlp": {"hidden_dim": 16, "depth": 3},
+    "bimamba": {"hidden_dim": 16, "num_layers": 2, "d_state": 4},
+    "perceiver": {"num_latents": 5, "heads": 2, "dim_head": 8, "depth": 2},
+    "qformer": {"num_query_tokens": 5, "num_hidden_layers": 2, "num_attention_heads": 2},
+    "spatial_pool": {"pool_size": 2},
+    "masked_drop": {},
+    "c_abstractor": {"hidden_dim": 16, "depth": 1, "kernel_size": 3},
 }
 VISION_TYPES = ("siglip", "clip", "dinov2", "dinov2_with_registers")
 LANGUAGE_FAMILIES = ("qwen", "llama", "gemma")
@@ -151,6 +163,21 @@ def make_panorama(seed: int, *, height: int = 64) -> Image.Image:
     """Return a panorama of coarse noise that looks like no other seed's."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((2 * height, height))
+
+
+def make_batch(processor: Any, number: int = 2) -> dict[str, torch.Tensor]:
+    """Return a training batch of a question and its answer about each of some panoramas."""
+    samples = []
+    for seed in range(number):
+        panorama = make_panorama(seed)
+        views = processor.image_processor(panorama)["pixel_values"][0]
+        conversation = Conversation(*processor.encode_training("What is ahead?", "a red cone"))
+        samples.append(PanoramaSample(panorama, views, False, (conversation,)))  # type: ignore[arg-type]
+    return collate(
+        samples,
+        image_token_id=processor.image_token_id,
+        pad_token_id=int(processor.tokenizer.pad_token_id),
+    )
 
 
 def write_towers(folder: Path, *, vision: str = "siglip", family: str = "qwen") -> tuple[Path, Path]:

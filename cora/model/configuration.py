@@ -93,9 +93,41 @@ class PanoramaVLMConfig(PretrainedConfig):  # type: ignore[misc]  # transformers
         )
 
     @property
+    def vision_grid_hw(self) -> tuple[int, int]:
+        """The vision tokens of a view, (height, width), before the resampler."""
+        if self.vision_config is None:
+            raise ConfigError("this configuration has no vision_config")
+        return _vision_grid(
+            json.dumps(self.image_processing, sort_keys=True), json.dumps(self.vision_config.patch_size)
+        )
+
+    @property
     def num_vision_tokens(self) -> int:
         """T: how many vision tokens the language model sees per panorama."""
         return self.token_layout.num_tokens
+
+
+def _patch_hw(patch_size: str) -> tuple[int, int]:
+    patch = json.loads(patch_size)
+    return (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
+
+
+@lru_cache(maxsize=32)
+def _vision_grid(image_processing: str, patch_size: str) -> tuple[int, int]:
+    """Return the grid of whole patches in a view; arguments are JSON so that they can be cached."""
+    from cora.processors.images import PanoramaImageProcessor
+
+    height, width = PanoramaImageProcessor.from_dict(json.loads(image_processing)).image_size
+    patch_hw = _patch_hw(patch_size)
+    grid_hw = (height // patch_hw[0], width // patch_hw[1])
+    if min(grid_hw) < 1:
+        raise ConfigError(f"image_size {height}x{width} is smaller than a patch of {patch_hw[0]}x{patch_hw[1]} pixels")
+    covered = (grid_hw[0] * patch_hw[0], grid_hw[1] * patch_hw[1])
+    if covered != (height, width):
+        logger.warning(
+            "image_size %dx%d is no multiple of the patch; only %dx%d of it is seen", height, width, *covered
+        )
+    return grid_hw
 
 
 @lru_cache(maxsize=32)
@@ -110,17 +142,8 @@ def _token_layout(
     from cora.processors.images import PanoramaImageProcessor
 
     processor = PanoramaImageProcessor.from_dict(json.loads(image_processing))
-    patch = json.loads(patch_size)
-    patch_hw = (patch, patch) if isinstance(patch, int) else tuple(patch)
-    height, width = processor.image_size
-    grid_hw = (height // patch_hw[0], width // patch_hw[1])
-    if min(grid_hw) < 1:
-        raise ConfigError(f"image_size {height}x{width} is smaller than a patch of {patch_hw[0]}x{patch_hw[1]} pixels")
-    covered = (grid_hw[0] * patch_hw[0], grid_hw[1] * patch_hw[1])
-    if covered != (height, width):
-        logger.warning(
-            "image_size %dx%d is no multiple of the patch; only %dx%d of it is seen", height, width, *covered
-        )
+    grid_hw = _vision_grid(image_processing, patch_size)
+    patch_hw = _patch_hw(patch_size)
     # Asking the module itself keeps a new resampler to one file; on "meta" it costs no memory.
     with torch.device("meta"):
         module = ResamplerModule(json.loads(resampler), input_dim=vision_dim, latent_dim=latent_dim)
@@ -128,8 +151,8 @@ def _token_layout(
         return build_token_layout(
             processor.views,
             grid_hw=module.output_grid(grid_hw),
-            tokens_per_view=module.output_tokens(grid_hw),
-            view_size=covered,
+            tokens_per_view=module.num_tokens(grid_hw),
+            view_size=(grid_hw[0] * patch_hw[0], grid_hw[1] * patch_hw[1]),
             stitching=stitching,
             resampler_type=module.kind,
         )

@@ -1,12 +1,13 @@
 """PanoramaEmbedder: from views to vision tokens, shared by the transformers model and the vLLM plug-in.
 
-Shapes: B panoramas, V views, S patch tokens per view, T vision tokens, D widths.
+Shapes: B panoramas, V views, S patch and S' latent tokens per view, T vision tokens, D widths.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from cora.model.configuration import PanoramaVLMConfig
 from cora.model.projectors import PanoramaProjector
 from cora.model.resampler.module import ResamplerModule
 from cora.model.vision_encoder import VisionBackbone
@@ -15,8 +16,9 @@ __all__ = ["PanoramaEmbedder"]
 
 
 class PanoramaEmbedder:
-    """The methods of a module whose children are ``vision``, ``resampler`` and ``projector``."""
+    """The methods of a module with a ``config`` and the children ``vision``, ``resampler`` and ``projector``."""
 
+    config: PanoramaVLMConfig
     vision: VisionBackbone
     resampler: ResamplerModule
     projector: PanoramaProjector
@@ -31,9 +33,14 @@ class PanoramaEmbedder:
 
     def embed_features(self, features: Tensor) -> Tensor:
         """Return vision tokens float[B, T, D] in the language model's width for patch tokens float[B, V, S, D]."""
-        latents = self.resampler(features.flatten(0, 1)).unflatten(0, features.shape[:2])
-        vision_tokens: Tensor = self.projector(latents)
+        vision_tokens: Tensor = self.projector(self.resample(features))
         return vision_tokens
+
+    def resample(self, features: Tensor) -> Tensor:
+        """Return latent tokens float[B, V, S', D] for patch tokens float[B, V, S, D]."""
+        latents = self.resampler(features.flatten(0, 1), self.config.vision_grid_hw)
+        per_panorama: Tensor = latents.unflatten(0, features.shape[:2])
+        return per_panorama
 
     def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
         """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""

@@ -9,7 +9,7 @@ import torch
 
 from cora.config.schema import CORAConfig
 from cora.errors import BackendUnavailable
-from cora.model.resampler import RESAMPLERS
+from cora.model.resampler import checked_options
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
 from cora.processors.strategies import STRATEGIES
@@ -49,13 +49,14 @@ def build_model(config: CORAConfig) -> tuple[PanoramaVLM, PanoramaProcessor]:
     models = config.models
     # Looked up before the towers are loaded, which may take minutes.
     STRATEGIES.get(config.image_processing.crop_strategy)
-    RESAMPLERS.get(models.resampler_type)
+    resampler = {"type": models.resampler_type, **models.resampler_config}
+    checked_options(resampler)
     torch.manual_seed(config.training.seed)
     model, tokenizer = PanoramaVLM.from_components(
         vision_name=models.vision_name,
         language_model_name=models.language_model_name,
         image_processing=image_options(config),
-        resampler={"type": models.resampler_type, **models.resampler_config},
+        resampler=resampler,
         latent_dim=models.latent_dimension,
         projector={
             "stitching": config.image_processing.stitching_mode,

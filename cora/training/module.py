@@ -20,6 +20,7 @@ from cora.model.vlm import PanoramaVLM
 from cora.processors.images import PanoramaImageProcessor
 from cora.training.losses.vicreg import VICRegLoss
 from cora.training.schedule import linear_warmup_decay
+from cora.training.token_drop import keep_vision_tokens
 
 __all__ = ["PanoramaTrainingModule"]
 
@@ -114,7 +115,7 @@ class PanoramaTrainingModule(LightningModule):
         features = batch.get("vision_features")
         if features is None:
             features = model.encode_views(batch["pixel_values"])
-        latents = model.resampler(features.to(model.dtype).flatten(0, 1)).unflatten(0, features.shape[:2])
+        latents = model.resample(features.to(model.dtype))
         losses: dict[str, Tensor] = {}
         total = latents.new_zeros(())
         if self.uses_answers:
@@ -126,6 +127,10 @@ class PanoramaTrainingModule(LightningModule):
         return {**losses, "loss": total}
 
     def _answer_loss(self, batch: Batch, vision_tokens: Tensor) -> Tensor:
+        kept = self.model.resampler.draw_kept(*vision_tokens.shape[:2])
+        if kept is not None:
+            placeholders = self.model.fusion.placeholders(batch["input_ids"])
+            batch, vision_tokens = keep_vision_tokens(batch, vision_tokens, placeholders=placeholders, kept=kept)
         embeddings = self.model.fusion(
             batch["input_ids"], self.model.language_model.embed(batch["input_ids"]), vision_tokens
         )

@@ -79,7 +79,7 @@ def test_a_loaded_model_is_the_saved_one(vision: str, family: str, tied: bool, t
         ({"type": "identity"}, {"stitching": "stride_views"}),
         ({"type": "bimamba", "hidden_dim": 16, "num_layers": 1, "d_state": 4}, {"stitching": "concat"}),
         (
-            {"type": "perceiver", "num_latents": 3, "num_heads": 2, "head_dim": 8, "depth": 1},
+            {"type": "perceiver", "num_latents": 3, "heads": 2, "dim_head": 8, "depth": 1},
             {"stitching": "concat", "positional_encoding": False},
         ),
     ],

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import make_model, make_panorama
+from tiny_models import make_batch, make_model
 
 from cora.config.schema import CORAConfig
-from cora.data.samples import Conversation, PanoramaSample, collate
 from cora.errors import ConfigError
 from cora.training.module import PanoramaTrainingModule
 from cora.training.schedule import warmup_decay_factor
@@ -21,20 +20,6 @@ def make_config(**sections: Any) -> CORAConfig:
 
 def trained_parts(module: PanoramaTrainingModule) -> set[str]:
     return {name.split(".")[1] for name in module.trainable_state() if name.startswith("model.")}
-
-
-def make_batch(processor: Any, number: int = 2) -> dict[str, torch.Tensor]:
-    samples = []
-    for seed in range(number):
-        panorama = make_panorama(seed)
-        views = processor.image_processor(panorama)["pixel_values"][0]
-        conversation = Conversation(*processor.encode_training("What is ahead?", "a red cone"))
-        samples.append(PanoramaSample(panorama, views, False, (conversation,)))  # type: ignore[arg-type]
-    return collate(
-        samples,
-        image_token_id=processor.image_token_id,
-        pad_token_id=int(processor.tokenizer.pad_token_id),
-    )
 
 
 def test_warm_up_and_decay() -> None:
@@ -150,7 +135,7 @@ def test_a_vision_stage_without_a_loss_is_refused() -> None:
 
 def test_an_overlap_loss_needs_a_token_grid() -> None:
     model, _ = make_model(
-        resampler={"type": "perceiver", "num_latents": 4, "num_heads": 2}, projector={"stitching": "concat"}
+        resampler={"type": "perceiver", "num_latents": 4, "heads": 2}, projector={"stitching": "concat"}
     )
     with pytest.raises(ConfigError, match="needs a resampler that keeps the token grid; 'perceiver' does not"):
         PanoramaTrainingModule(model, make_config(), "vision")

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_models import make_model, make_panorama
+import torch
+from tiny_models import TINY_RESAMPLERS, make_batch, make_model, make_panorama
 
+from cora.config.schema import CORAConfig
 from cora.inference.generator import PanoramaGenerator
 from cora.inference.protocol import GenerationRequest, GenerationSettings
+from cora.model.vlm import PanoramaVLM
+from cora.training.module import PanoramaTrainingModule
 
 pytestmark = [
     pytest.mark.vllm,
@@ -75,3 +79,41 @@ def test_transformers_batches_do_not_change_tokens(export: Path, expected: Token
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
 def test_vllm_gives_the_tokens_of_transformers(engine: PanoramaGenerator, expected: Tokens, batch_size: int) -> None:
     assert answers(engine, batch_size=batch_size, num_panoramas=NUM_PANORAMAS) == expected
+
+
+def train_one_step(model: PanoramaVLM, batch: dict[str, torch.Tensor]) -> None:
+    """Take a step that moves every weight of the resampler; the overlap loss takes part where there is a grid."""
+    weight = 1.0 if model.resampler.is_grid else 0.0
+    config = CORAConfig.model_validate(
+        {"training": {"stage_configs": {"resampler": {"vicreg_loss_weight": weight, "lr": 1e-2}}}}
+    )
+    module = PanoramaTrainingModule(model, config, "resampler").train()
+    before = {name: value.clone() for name, value in model.resampler.named_parameters()}
+    optimizer = torch.optim.AdamW([item for item in module.parameters() if item.requires_grad], lr=1e-2)
+    loss = module._losses(batch)["loss"]
+    assert loss.isfinite()
+    loss.backward()
+    optimizer.step()
+    unmoved = [name for name, value in model.resampler.named_parameters() if torch.equal(value, before[name])]
+    assert unmoved == []
+    model.eval()
+
+
+@pytest.mark.parametrize("kind", TINY_RESAMPLERS)
+def test_every_resampler_trains_exports_and_answers_alike(kind: str, tmp_path: Path) -> None:
+    options = {"type": kind, **TINY_RESAMPLERS[kind]}
+    torch.manual_seed(0)
+    is_grid = kind not in ("perceiver", "qformer")
+    model, processor = make_model(resampler=options, projector={"stitching": "stride_views" if is_grid else "concat"})
+    train_one_step(model, make_batch(processor))
+    model.export(tmp_path, processor)
+    generator = PanoramaGenerator.from_checkpoint(tmp_path, "transformers", device="cpu", batch_size=3)
+    expected = answers(generator, batch_size=3, num_panoramas=4)
+    generator.close()
+    assert len(set(expected)) > 0.5 * len(expected)
+    engine = PanoramaGenerator.from_checkpoint(tmp_path, "vllm", device="cpu")
+    try:
+        assert answers(engine, batch_size=12, num_panoramas=4) == expected
+        assert answers(engine, batch_size=1, num_panoramas=2) == expected[: 2 * len(QUESTIONS)]
+    finally:
+        engine.close()

@@ -1,6 +1,6 @@
 """Resamplers: from vision tokens of one view to latent tokens. One file per kind, registered in `module`."""
 
-from cora.model.resampler.base import GridResampler, Resampler
-from cora.model.resampler.module import RESAMPLERS, ResamplerModule
+from cora.model.resampler.base import GridResampler, LatentResampler, Resampler
+from cora.model.resampler.module import RESAMPLERS, ResamplerModule, checked_options
 
-__all__ = ["RESAMPLERS", "GridResampler", "Resampler", "ResamplerModule"]
+__all__ = ["RESAMPLERS", "GridResampler", "LatentResampler", "Resampler", "ResamplerModule", "checked_options"]

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cora.errors import ConfigError
-from cora.model.resampler.base import GridResampler
-from cora.model.resampler.mamba import MambaBlock
+from cora.model.resampler.base import Count, Factor, GridHW, GridResampler, Probability
+from cora.model.resampler.mamba import MambaBlock, mean_of_directions
 
 __all__ = ["BiMambaLayer", "BiMambaResampler"]
 
@@ -31,14 +30,13 @@ class BiMambaLayer(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.mamba_forward = MambaBlock(dim, d_state=d_state, d_conv=d_conv, expand=expand)
-        self.mamba_backward = MambaBlock(dim, d_state=d_state, d_conv=d_conv, expand=expand)
+        self.forward_block = MambaBlock(dim, d_state=d_state, d_conv=d_conv, expand=expand)
+        self.backward_block = MambaBlock(dim, d_state=d_state, d_conv=d_conv, expand=expand)
         self.dropout = nn.Dropout(dropout)
         self.norm_first = norm_first
 
     def _both_directions(self, hidden: Tensor) -> Tensor:
-        backward = self.mamba_backward(hidden.flip(1)).flip(1)
-        mixed: Tensor = self.dropout((self.mamba_forward(hidden) + backward) / 2)
+        mixed: Tensor = self.dropout(mean_of_directions(self.forward_block, self.backward_block, hidden))
         return mixed
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -52,6 +50,8 @@ class BiMambaLayer(nn.Module):
 class BiMambaResampler(GridResampler):
     """Linear to `hidden_dim`, `num_layers` bidirectional Mamba layers, LayerNorm, linear to `latent_dim`.
 
+    Parameters are named and shaped as in the research code, whose weights load as they are.
+
     Args:
         input_dim: Width of the vision tokens.
         latent_dim: Width of the result.
@@ -64,36 +64,36 @@ class BiMambaResampler(GridResampler):
         dropout: Dropout of each layer, in [0, 1).
     """
 
+    older_options = {"depth": "num_layers"}  # noqa: RUF012  # declared ClassVar in the base
+
     def __init__(
         self,
         input_dim: int,
         latent_dim: int,
         *,
-        hidden_dim: int = 1024,
-        num_layers: int = 4,
-        d_state: int = 64,
-        d_conv: int = 4,
-        expand: float = 2.0,
+        hidden_dim: Count = 1024,
+        num_layers: Count = 4,
+        d_state: Count = 64,
+        d_conv: Count = 4,
+        expand: Factor = 2.0,
         norm_first: bool = True,
-        dropout: float = 0.05,
+        dropout: Probability = 0.05,
     ) -> None:
         super().__init__(input_dim, latent_dim)
-        if num_layers < 1:
-            raise ConfigError(f"resampler.num_layers of 'bimamba' must be at least 1, got {num_layers}")
-        self.input = nn.Linear(input_dim, hidden_dim)
-        self.layers = nn.ModuleList(
+        self.input_proj = nn.Linear(input_dim, hidden_dim)
+        self.blocks = nn.ModuleList(
             BiMambaLayer(
                 hidden_dim, d_state=d_state, d_conv=d_conv, expand=expand, norm_first=norm_first, dropout=dropout
             )
             for _ in range(num_layers)
         )
-        self.norm = nn.LayerNorm(hidden_dim)
-        self.output = nn.Linear(hidden_dim, latent_dim)
+        self.final_norm = nn.LayerNorm(hidden_dim)
+        self.output_proj = nn.Linear(hidden_dim, latent_dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, grid_hw: GridHW) -> Tensor:
         """Return float[N, S, latent_dim]."""
-        hidden = self.input(tokens)
-        for layer in self.layers:
-            hidden = layer(hidden)
-        latents: Tensor = self.output(self.norm(hidden))
+        hidden = self.input_proj(tokens)
+        for block in self.blocks:
+            hidden = block(hidden)
+        latents: Tensor = self.output_proj(self.final_norm(hidden))
         return latents

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cora.model.resampler.base import GridResampler
+from cora.model.resampler.base import GridHW, GridResampler
 
 __all__ = ["IdentityResampler"]
 
@@ -14,9 +14,9 @@ class IdentityResampler(GridResampler):
 
     def __init__(self, input_dim: int, latent_dim: int) -> None:
         super().__init__(input_dim, latent_dim)
-        self.output = nn.Identity() if input_dim == latent_dim else nn.Linear(input_dim, latent_dim)
+        self.proj = nn.Identity() if input_dim == latent_dim else nn.Linear(input_dim, latent_dim)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, grid_hw: GridHW) -> Tensor:
         """Return float[N, S, latent_dim]."""
-        projected: Tensor = self.output(tokens)
+        projected: Tensor = self.proj(tokens)
         return projected

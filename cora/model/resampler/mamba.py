@@ -6,14 +6,16 @@ Shapes: N sequences, S positions, D width, E inner width (expand x D), R rank of
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cora.ops.selective_scan import selective_scan
+from cora.ops.causal_conv1d import causal_conv1d
+from cora.ops.selective_scan import bidirectional_scan, selective_scan
 
-__all__ = ["MambaBlock"]
+__all__ = ["MambaBlock", "mean_of_directions"]
 
 STEP_RANGE = (0.001, 0.1)
 STEP_FLOOR = 1e-4
@@ -58,25 +60,68 @@ class MambaBlock(nn.Module):
         # The bias goes through softplus; this is its inverse.
         self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
+    @property
+    def transition(self) -> Tensor:
+        """A, float[E, K], negative; at least float32."""
+        return -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
+
     def forward(self, hidden: Tensor) -> Tensor:
         """Return float[N, S, D]."""
-        length = hidden.shape[1]
-        inner, gate = self.in_proj(hidden).transpose(1, 2).chunk(2, dim=1)
-        inner = F.silu(self.conv1d(inner)[..., :length])
-        low_rank, read_in, read_out = self.x_proj(inner.transpose(1, 2)).split(
-            [self.rank, self.d_state, self.d_state], dim=-1
-        )
-        step = F.linear(low_rank, self.dt_proj.weight).transpose(1, 2)
+        inner, gate = self.in_proj(hidden).chunk(2, dim=-1)
+        inner = causal_conv1d(inner, self.conv1d.weight[:, 0], self.conv1d.bias)
+        low_rank, read_in, read_out = self.x_proj(inner).split([self.rank, self.d_state, self.d_state], dim=-1)
         scanned = selective_scan(
             inner,
-            step,
-            -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp(),
-            read_in.transpose(1, 2),
-            read_out.transpose(1, 2),
+            F.linear(low_rank, self.dt_proj.weight),
+            self.transition,
+            read_in,
+            read_out,
             self.D,
             gate,
             self.dt_proj.bias,
             delta_softplus=True,
+            layout="bld",
         )
-        output: Tensor = self.out_proj(scanned.transpose(1, 2))
+        output: Tensor = self.out_proj(scanned)
         return output
+
+
+def mean_of_directions(forward: MambaBlock, backward: MambaBlock, hidden: Tensor) -> Tensor:
+    """Return float[N, S, D]: the mean of one block from first to last position and another from last to first.
+
+    Both directions go through each step together, with no sequence turned around: one matrix product in, one out,
+    one convolution and one scan. The blocks must have the same sizes.
+    """
+    blocks = (forward, backward)
+    rank, states = forward.rank, forward.d_state
+    # Rows of the two blocks in turn, so that the input and the gate of both directions are views of the product.
+    halves = [block.in_proj.weight.chunk(2) for block in blocks]
+    weight = torch.cat([block_halves[part] for part in (0, 1) for block_halves in halves])
+    inner, gate = F.linear(hidden, weight).view(*hidden.shape[:2], 2, 2, forward.inner_dim).unbind(2)
+    inner = causal_conv1d(
+        inner,
+        torch.stack([block.conv1d.weight[:, 0] for block in blocks]),
+        torch.stack([cast(Tensor, block.conv1d.bias) for block in blocks]),
+    )
+    read = _by_direction(inner, [block.x_proj.weight for block in blocks])
+    low_rank, read_in, read_out = read[..., :rank], read[..., rank : rank + states], read[..., rank + states :]
+    scanned = bidirectional_scan(
+        inner,
+        _by_direction(low_rank, [block.dt_proj.weight for block in blocks]),
+        torch.stack([block.transition for block in blocks]),
+        read_in,
+        read_out,
+        torch.stack([block.D for block in blocks]),
+        gate,
+        torch.stack([block.dt_proj.bias for block in blocks]),
+        delta_softplus=True,
+    )
+    # The sum over the directions is part of the product.
+    return F.linear(scanned.flatten(2), torch.cat([block.out_proj.weight for block in blocks], dim=1)) / 2
+
+
+def _by_direction(sequences: Tensor, weights: list[Tensor]) -> Tensor:
+    """Return float[N, S, 2, F] for float[N, S, 2, E] and a weight float[F, E] for each direction."""
+    flat = sequences.flatten(0, 1).transpose(0, 1)
+    product = torch.bmm(flat, torch.stack(weights).transpose(1, 2))
+    return product.transpose(0, 1).reshape(*sequences.shape[:3], -1)

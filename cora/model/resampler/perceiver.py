@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cora.errors import ConfigError
-from cora.model.resampler.base import GridHW, Resampler
+from cora.model.resampler.base import Count, GridHW, LatentResampler
 
 __all__ = ["PerceiverResampler"]
 
@@ -40,65 +39,70 @@ class PerceiverAttention(nn.Module):
         return output
 
 
-class PerceiverResampler(Resampler):
+class PerceiverLayer(nn.Module):
+    """Attention, then a feed-forward network, each with a residual sum."""
+
+    def __init__(self, dim: int, *, num_heads: int, head_dim: int, ff_mult: int) -> None:
+        super().__init__()
+        self.attention = PerceiverAttention(dim, num_heads, head_dim)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(dim),
+            nn.Linear(dim, ff_mult * dim, bias=False),
+            nn.GELU(),
+            nn.Linear(ff_mult * dim, dim, bias=False),
+        )
+
+    def forward(self, media: Tensor, latents: Tensor) -> Tensor:
+        """Return float[N, Q, D] for media float[N, S, D] and latents float[N, Q, D]."""
+        latents = latents + self.attention(media, latents)
+        result: Tensor = latents + self.feed_forward(latents)
+        return result
+
+
+class PerceiverResampler(LatentResampler):
     """`depth` rounds of attention and feed-forward on `num_latents` learned latents, at the vision width.
 
     Args:
         input_dim: Width of the vision tokens.
         latent_dim: Width of the result.
         num_latents: Tokens out, whatever goes in.
-        num_heads: Attention heads.
-        head_dim: Width of a head.
+        heads: Attention heads.
+        dim_head: Width of a head.
         depth: Rounds.
+        ff_mult: Inner width of the feed-forward networks as a multiple of the vision width.
 
     Reference: Alayrac et al. 2022, "Flamingo", section 3.1 and appendix A.1.1.
     """
 
-    is_grid = False
+    older_options = {"num_heads": "heads", "head_dim": "dim_head"}  # noqa: RUF012  # declared ClassVar in the base
 
     def __init__(
         self,
         input_dim: int,
         latent_dim: int,
         *,
-        num_latents: int = 64,
-        num_heads: int = 8,
-        head_dim: int = 64,
-        depth: int = 6,
+        num_latents: Count = 64,
+        heads: Count = 8,
+        dim_head: Count = 64,
+        depth: Count = 6,
+        ff_mult: Count = 4,
     ) -> None:
         super().__init__(input_dim, latent_dim)
-        if num_latents < 1 or depth < 1:
-            raise ConfigError(
-                "resampler.num_latents and resampler.depth of 'perceiver' must be at least 1, "
-                f"got {num_latents} and {depth}"
-            )
         self.latents = nn.Parameter(torch.randn(num_latents, input_dim))
-        self.attention = nn.ModuleList(PerceiverAttention(input_dim, num_heads, head_dim) for _ in range(depth))
-        self.feed_forward = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(input_dim),
-                nn.Linear(input_dim, 4 * input_dim, bias=False),
-                nn.GELU(),
-                nn.Linear(4 * input_dim, input_dim, bias=False),
-            )
-            for _ in range(depth)
+        self.layers = nn.ModuleList(
+            PerceiverLayer(input_dim, num_heads=heads, head_dim=dim_head, ff_mult=ff_mult) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(input_dim)
-        self.output = nn.Identity() if input_dim == latent_dim else nn.Linear(input_dim, latent_dim)
+        self.proj = nn.Identity() if input_dim == latent_dim else nn.Linear(input_dim, latent_dim)
 
-    def output_grid(self, grid_hw: GridHW) -> GridHW | None:
-        """Return None: latents have no place in the view."""
-        return None
-
-    def output_tokens(self, grid_hw: GridHW) -> int:
+    def num_tokens(self, grid_hw: GridHW) -> int:
         """Return the number of latents."""
         return self.latents.shape[0]
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, grid_hw: GridHW) -> Tensor:
         """Return float[N, num_latents, latent_dim]."""
-        latents = self.latents.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        for attention, feed_forward in zip(self.attention, self.feed_forward, strict=True):
-            latents = latents + attention(tokens, latents)
-            latents = latents + feed_forward(latents)
-        result: Tensor = self.output(self.norm(latents))
+        latents = self.latents.to(tokens.dtype).expand(len(tokens), -1, -1)
+        for layer in self.layers:
+            latents = layer(tokens, latents)
+        result: Tensor = self.proj(self.norm(latents))
         return result
