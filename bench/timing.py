@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Timing", "copy_bandwidth", "device_name", "environment", "reuse_memory", "take_turns", "use_threads"]
+__all__ = [
+    "Timing",
+    "copy_bandwidth",
+    "device_name",
+    "environment",
+    "product_speed",
+    "reuse_memory",
+    "take_turns",
+    "use_threads",
+]
 
 _SLOW_MS = 100.0
 
@@ -108,6 +117,21 @@ def copy_bandwidth() -> float:
         start = time.perf_counter()
         target.copy_(source)
         best = max(best, 2 * source.numel() / ((time.perf_counter() - start) * 1e3))
+    return best
+
+
+def product_speed() -> float:
+    """Return the floating-point operations per millisecond of a large matrix product, the best of five.
+
+    On one thread half of it, by the numbers in a vector, is how often a vector is multiplied and added to another.
+    """
+    size = 1024
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        best = max(best, 2 * size**3 / ((time.perf_counter() - start) * 1e3))
     return best
 
 

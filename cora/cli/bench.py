@@ -84,6 +84,18 @@ def preprocess(
     _print(rows, columns, as_json, lambda: _draw("draw_preprocess", rows, chart))
 
 
+@main.command("scan")
+@click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=7, show_default=True, help="Timed calls.")
+@_JSON
+def scan(rounds: int, as_json: bool) -> None:
+    """Time the selective scan and its convolution, forward and backward, beside other ways."""
+    from cora.bench.scan import run
+
+    rows = run(rounds=rounds)
+    columns = "case pass ms vs_slow vs_loop vs_pscan vs_torch both_over_one rel_rms worst_rel_rms floor_ms"
+    _print(rows, columns, as_json, lambda: None)
+
+
 def _draw(function: str, rows: list[dict[str, Any]], chart: Path | None) -> None:
     from cora.bench import charts
 
