@@ -34,6 +34,8 @@ CASES = [
     ScanCase(1, 1, 2048, 16, directions=2),
     ScanCase(1, 63, 2048, 8, reverse=True),
     ScanCase(3, 32, 64, 16, directions=2),
+    # So many channels that a GPU's threads would each take more of the work.
+    ScanCase(144, 3, 250, 9, directions=2),
     ScanCase(9, 65, 72, 5, directions=2),
     ScanCase(2, 257, 65, 8, directions=2, shared=frozenset({"u", "delta", "z", "B", "C"})),
     ScanCase(2, 63, 17, 16, directions=2, shared=frozenset({"u", "z"})),
