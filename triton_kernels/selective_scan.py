@@ -38,7 +38,9 @@ def combine(first_factor, first_state, next_factor, next_state):  # type: ignore
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def step_sizes(delta, bias, steps, channels, num_channels, batch, way, length, is_reversed, strides, has_softplus: tl.constexpr):  # type: ignore[no-untyped-def]  # as above
+def step_sizes(
+    delta, bias, steps, channels, num_channels, batch, way, length, is_reversed, strides, has_softplus: tl.constexpr
+):  # type: ignore[no-untyped-def]  # as above
     """Return float32[T, E]; 0 beyond the ends, which leaves states as they are."""
     raw = read(delta, steps, channels, num_channels, batch, way, length, is_reversed, strides) + bias[None, :]
     sizes = softplus(raw) if has_softplus else raw
@@ -91,7 +93,7 @@ def scan_forward_kernel(  # type: ignore[no-untyped-def]  # as above
     is_channel = channel < channels
     parameter = way * channels + channel
     is_state = is_channel[:, None] & (state < states)[None, :]
-    decay = LOG2E * tl.load(A + parameter[:, None] * states + state[None, :], mask=is_state, other=0.0)
+    decay = tl.load(A + parameter[:, None] * states + state[None, :], mask=is_state, other=0.0) * LOG2E
     bias = tl.zeros((E,), tl.float32)
     if delta_bias is not None:
         bias = tl.load(delta_bias + parameter, mask=is_channel, other=0.0)
@@ -177,7 +179,7 @@ def scan_backward_kernel(  # type: ignore[no-untyped-def]  # as above
         is_channel = channel < channels
         parameter = way * channels + channel
         is_state = is_channel[:, None] & (state < states)[None, :]
-        decay = LOG2E * tl.load(A + parameter[:, None] * states + state[None, :], mask=is_state, other=0.0)
+        decay = tl.load(A + parameter[:, None] * states + state[None, :], mask=is_state, other=0.0) * LOG2E
         bias = tl.zeros((E,), tl.float32)
         if delta_bias is not None:
             bias = tl.load(delta_bias + parameter, mask=is_channel, other=0.0)
@@ -229,7 +231,7 @@ def scan_backward_kernel(  # type: ignore[no-untyped-def]  # as above
             # The state after but for what was added here is the decayed state before.
             shares = grads * (history - drives)
             drive_grad = tl.sum(grads * read_in[:, None, :], axis=2)
-            step_grad = LN2 * tl.sum(shares * decay[None, :, :], axis=2) + drive_grad * inputs
+            step_grad = tl.sum(shares * decay[None, :, :], axis=2) * LN2 + drive_grad * inputs
             if has_softplus:
                 raw = read(delta, steps, channel, channels, batch, way, length, is_reversed, delta_strides)
                 step_grad *= sigmoid(raw + bias[None, :])

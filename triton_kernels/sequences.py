@@ -53,13 +53,13 @@ def write(sequence, values, steps, channels, num_channels, batch, way, length, i
 @triton.jit  # type: ignore[untyped-decorator]
 def sigmoid(x):  # type: ignore[no-untyped-def]  # as above
     """Return 1 / (1 + e^-x)."""
-    return 1.0 / (1.0 + tl.exp2(-LOG2E * x))
+    return 1.0 / (1.0 + tl.exp2(x * -LOG2E))
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def softplus(x):  # type: ignore[no-untyped-def]  # as above
     """Return log(1 + e^x) = max(x, 0) + 2 artanh(e / (2 + e)) with e = e^-|x|, by a series: exact for small results."""
-    power = tl.exp2(-LOG2E * tl.abs(x))
+    power = tl.exp2(tl.abs(x) * -LOG2E)
     ratio = power / (2.0 + power)
     square = ratio * ratio
     series = 1.0 / 15
