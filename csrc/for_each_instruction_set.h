@@ -1,5 +1,7 @@
 // Includes the file CORA_KERNELS twice: in the namespace cora::portable, and, where the compiler can, in cora::avx2
 // with those instructions switched on. The includer asks has_avx2() which one to call. It has no include guard.
+//
+// Built with CORA_PORTABLE defined, there is only the former: so it is tested on processors that have the latter.
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -8,7 +10,7 @@
 #include <cstring>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(CORA_PORTABLE)
 #define CORA_X86 1
 #include <immintrin.h>
 #endif

@@ -1,7 +1,7 @@
 // cora::halve on the CPU; its meaning is `halve` in cora/ops/reference/erp_to_views.py.
 #include "halve.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CORA_PORTABLE)
 #include <immintrin.h>
 #define CORA_X86 1
 #endif

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(CORA_PORTABLE)
 #include <immintrin.h>
 #define CORA_X86 1
 #endif

@@ -54,7 +54,9 @@ inline Sequence check_sequence(const Tensor& tensor, const Tensor& like, const c
   STD_TORCH_CHECK(
       tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device(), name,
       " has another dtype or device than the input");
-  STD_TORCH_CHECK(tensor.size(3) == 1 || tensor.stride(3) == 1, "the channels of ", name, " lie side by side");
+  STD_TORCH_CHECK(
+      tensor.size(3) == 1 || tensor.stride(3) == 1 || tensor.numel() == 0, "the channels of ", name,
+      " lie side by side");
   return sequence_of(tensor);
 }
 

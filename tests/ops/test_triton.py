@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_kernels_give_the_reference_values() -> None:
         [sys.executable, str(program)], capture_output=True, text=True, check=False, env=environment, cwd="/"
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert int(result.stdout) > 60
+    assert int(result.stdout) > 85
 
 
 @pytest.mark.slow
@@ -60,3 +61,54 @@ def assembly(kernel: object, signature: dict[str, str], capability: int) -> str:
     assert f"sm_{capability}" in compiled.asm["ptx"]
     assert len(compiled.asm["cubin"]) > 1000
     return str(compiled.asm["ptx"])
+
+
+SCAN_TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+SEQUENCES = {"u", "delta", "z", "y", "x", "y_grad", "u_grad", "delta_grad", "z_grad", "x_grad"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(("kind", "left_out"), [("fp32", ()), ("bf16", ()), ("fp16", ("D", "z", "delta_bias", "kept"))])
+def test_scans_compile_ahead_of_time(capability: int, kind: str, left_out: tuple[str, ...]) -> None:
+    from cora.triton_kernels import selective_scan as kernels
+
+    sizes = {"has_softplus": kind != "fp16", "T": kernels.POSITIONS, "E": 16, "K": 16}
+    for kernel in (kernels.scan_forward_kernel, kernels.scan_backward_kernel):
+        # Without states that the forward scan kept there is no backward one.
+        constants = {**sizes, **{name: None for name in left_out if name != "kept" or "y" in kernel.arg_names}}
+        check_sequence_kernel(kernel, kind, capability, constants)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", [80, 90, 100])
+@pytest.mark.parametrize(("kind", "width"), [("fp32", 2), ("bf16", 4), ("fp16", 3)])
+def test_convolutions_compile_ahead_of_time(capability: int, kind: str, width: int) -> None:
+    from cora.triton_kernels import causal_conv1d as kernels
+
+    T, E = kernels.TILE
+    constants = {"has_silu": True, "W": width, "T": T, "E": E, **({"bias": None} if width == 3 else {})}
+    check_sequence_kernel(kernels.conv_forward_kernel, kind, capability, constants)
+    tiles = {"tiles": kernels.TILES_OF_STRIP}
+    check_sequence_kernel(kernels.conv_backward_kernel, kind, capability, {**constants, **tiles})
+
+
+def check_sequence_kernel(kernel: Any, kind: str, capability: int, constants: dict[str, Any]) -> None:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    pointers = {*SCAN_TENSORS, "weight", "bias", "kept", *(name for name in kernel.arg_names if name.endswith("_grad"))}
+
+    def type_of(name: str) -> Any:
+        if name in constants:
+            return "constexpr"
+        if name.endswith("_strides"):
+            return ("i32",) * 3
+        return f"*{kind}" if name in SEQUENCES else "*fp32" if name in pointers else "i32"
+
+    source = ASTSource(fn=kernel, signature={name: type_of(name) for name in kernel.arg_names}, constexprs=constants)
+    options = {"num_warps": 8, "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    assert f"sm_{capability}" in compiled.asm["ptx"]
+    assert len(compiled.asm["cubin"]) > 1000

@@ -6,9 +6,11 @@ import math
 
 import torch
 
+from cora.bench.gpu.sequences import ConvCase, ScanCase, excess, relative_errors
 from cora.ops.erp_to_views import erp_to_views
 from cora.ops.reference import erp_to_views as reference
 from cora.ops.view_plan import gather_plan
+from cora.triton_kernels import selective_scan as scan_kernels
 from cora.triton_kernels.sample_views import halve, sample_views
 from cora.types import ViewSpec
 
@@ -79,5 +81,46 @@ def check_operation() -> int:
     return 2
 
 
+# The interpreter makes a scan in a tile one element at a time: a second for 20 positions of a few channels.
+SEQUENCES = [
+    ScanCase(1, 1, 1, 1),
+    ScanCase(2, 3, 3, 8, reverse=True),
+    ScanCase(1, 33, 3, 1, directions=2),
+    ScanCase(1, 18, 5, 3, directions=2, shared=frozenset({"u", "z", "B"})),
+    ScanCase(1, 17, 1, 16, layout="bdl"),
+    ScanCase(1, 2, 3, 64, directions=2, options=frozenset({"D"})),
+    ScanCase(1, 19, 3, 2, options=frozenset({"z"})),
+    ScanCase(1, 16, 2, 2, options=frozenset({"delta_bias"})),
+    ScanCase(1, 15, 2, 2, options=frozenset()),
+    ScanCase(2, 5, 17, 2, torch.bfloat16, directions=2),
+    ScanCase(2, 5, 17, 2, torch.float16, reverse=True),
+    ConvCase(1, 1, 1, 2),
+    ConvCase(144, 3, 5, 4, reverse=True),
+    ConvCase(2, 257, 17, 3, directions=2),
+    ConvCase(1, 130, 70, 4, silu=False),
+    ConvCase(1, 63, 17, 2, has_bias=False),
+    ConvCase(2, 2, 65, 4, torch.bfloat16, directions=2),
+    ConvCase(2, 63, 3, 4, torch.float16),
+]
+
+
+def check_sequences() -> int:
+    # What is allocated and not written shows as NaN.
+    torch.use_deterministic_algorithms(True)
+    compared = 0
+    scan_kernels.ELEMENTS = 8
+    for programs_wanted in (512, 1):
+        # One program wanted: it takes all channels, one after the other.
+        scan_kernels.PROGRAMS_WANTED = programs_wanted
+        for case in SEQUENCES:
+            if programs_wanted == 1 and not (isinstance(case, ScanCase) and case.channels > 1):
+                continue
+            errors = relative_errors(case, "triton")
+            # The interpreter cuts bfloat16 off where a GPU rounds.
+            assert excess(case, errors) <= (2 if case.dtype == torch.bfloat16 else 1), (case, errors)
+            compared += 1
+    return compared
+
+
 if __name__ == "__main__":
-    print(check_sampling() + check_halving() + check_operation())  # noqa: T201 - its result
+    print(check_sampling() + check_halving() + check_operation() + check_sequences())  # noqa: T201 - its result
