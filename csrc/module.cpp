@@ -17,6 +17,12 @@ STABLE_TORCH_LIBRARY(cora, library) {
   library.def(
       "causal_conv1d_backward(Tensor y_grad, Tensor x, Tensor weight, Tensor? bias, bool silu, int[] reversed) -> "
       "(Tensor, Tensor, Tensor)");
+  library.def(
+      "depthwise_norm_forward(Tensor x, Tensor weight, Tensor? bias, Tensor norm_weight, Tensor norm_bias, float eps, "
+      "bool keep) -> (Tensor, Tensor, Tensor)");
+  library.def(
+      "depthwise_norm_backward(Tensor y_grad, Tensor x, Tensor weight, Tensor norm_weight, Tensor normal, "
+      "Tensor factors) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def("halve(Tensor panoramas, int first_row, int last_row) -> Tensor");
 }
 

@@ -1,4 +1,4 @@
-"""Fills the tables of docs/benchmarks.md from bench/results/{crop,preprocess}.json, so that they cannot drift apart.
+"""Fills the tables of docs/benchmarks.md from the results under bench/results, so that they cannot drift apart.
 
 python docs/benchmarks.py
 """
@@ -45,6 +45,21 @@ PREPROCESS = {
     "psnr_db": "PSNR dB",
     "research_psnr_db": "research dB",
 }
+RESAMPLER = {
+    "case": "case",
+    "pass": "pass",
+    "instructions": "oneDNN",
+    "impl": "CORA",
+    "ms": "ms",
+    "p25_ms": "p25",
+    "p75_ms": "p75",
+    "vs_eager": "eager",
+    "vs_compile": "compile",
+    "rel_rms": "error",
+    "eager_rel_rms": "eager error",
+    "floor_ms": "floor ms",
+    "rounds": "rounds",
+}
 
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
@@ -59,12 +74,14 @@ def _cell(value: Any, key: str) -> str:
         return "yes" if value else "no"
     if value is None:
         return "-"
+    if isinstance(value, str):
+        return value
     return f"{value:g} x" if key.startswith("vs_") else f"{value:g}"
 
 
 def filled(page: str) -> str:
     """Return the page with its tables replaced by those of the results."""
-    for name, columns in (("crop", CROP), ("preprocess", PREPROCESS)):
+    for name, columns in (("crop", CROP), ("preprocess", PREPROCESS), ("resampler", RESAMPLER)):
         result = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
         body = f"{result['provenance']}\n\n{table(result['rows'], columns)}"
         pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"

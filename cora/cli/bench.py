@@ -96,6 +96,18 @@ def scan(rounds: int, as_json: bool) -> None:
     _print(rows, columns, as_json, lambda: None)
 
 
+@main.command("resampler")
+@click.option("--case", "cases", metavar="TEXT", multiple=True, help="Only cases with this in their name, repeatable.")
+@_ROUNDS
+@_JSON
+def resampler(cases: Sequence[str], rounds: int, as_json: bool) -> None:
+    """Time what resamplers are made of beside torch eager and torch.compile."""
+    from cora.bench.resampler import run
+
+    rows = run(cases, rounds=rounds)
+    _print(rows, "case pass ms vs_eager vs_compile rel_rms floor_ms", as_json, lambda: None)
+
+
 def _draw(function: str, rows: list[dict[str, Any]], chart: Path | None) -> None:
     from cora.bench import charts
 

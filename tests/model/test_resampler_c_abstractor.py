@@ -113,3 +113,35 @@ def test_the_probability_rises_from_block_to_block() -> None:
     module = build(drop_path=0.3).resampler
     rates = [block.drop_path for stage in (module.stage1, module.stage2) for block in stage]  # type: ignore[union-attr]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def module_by_module(block: SpatialBlock, grid: Tensor) -> Tensor:
+    local = block.norm(block.dwconv(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+    inner = F.silu(block.expand(local))
+    weights = block.se.excite(block.se.squeeze(inner.mean(dim=(1, 2))).relu()).sigmoid()
+    result: Tensor = grid + block.contract(inner * weights[:, None, None])
+    return result
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 7, 9])
+def test_block_is_its_modules_one_after_the_other(kernel_size: int) -> None:
+    torch.manual_seed(kernel_size)
+    block = SpatialBlock(17, kernel_size=kernel_size, expand=2, se_reduction=4)
+    with torch.no_grad():
+        for parameter in block.norm.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    grid = torch.randn(2, 5, 4, 17, requires_grad=True)
+    leaves = [grid, *block.parameters()]
+    change = torch.randn_like(grid)
+    ours, expected = block(grid), module_by_module(block, grid)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad(ours, leaves, change), torch.autograd.grad(expected, leaves, change), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_block_keeps_the_names_of_its_parameters() -> None:
+    names = set(SpatialBlock(8, kernel_size=3, expand=2, se_reduction=4).state_dict())
+    parts = ("dwconv", "norm", "expand", "se.squeeze", "se.excite", "contract")
+    assert names == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}

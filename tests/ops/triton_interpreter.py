@@ -7,6 +7,7 @@ import math
 import torch
 
 from cora.bench.gpu.sequences import ConvCase, ScanCase, excess, relative_errors
+from cora.ops.depthwise_norm import depthwise_norm
 from cora.ops.erp_to_views import erp_to_views
 from cora.ops.reference import erp_to_views as reference
 from cora.ops.view_plan import gather_plan
@@ -122,5 +123,38 @@ def check_sequences() -> int:
     return compared
 
 
+def check_depthwise_norm() -> int:
+    """Values and the gradient of every input; the interpreter cuts halves off where a GPU rounds."""
+    compared = 0
+    kinds = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.004}
+    for shape, size in (((2, 1, 1, 17), 7), ((1, 3, 5, 70), 5), ((2, 7, 4, 1), 3), ((1, 7, 13, 5), 7)):
+        generator = torch.Generator().manual_seed(size)
+        sizes = (shape, (shape[-1], size, size), *[(shape[-1],)] * 3)
+        inputs = [torch.randn(*each, generator=generator, dtype=torch.float64) for each in sizes]
+        y_grad = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        for kind in list(kinds)[: 3 if size == 5 else 1]:
+            ours, expected = (
+                _value_and_gradients(
+                    [each.to(kind).to(used) for each in inputs], y_grad.to(kind).to(used), size > 3, impl
+                )
+                for used, impl in ((kind, "triton"), (torch.float64, "reference"))
+            )
+            for value, exact in zip(ours, expected, strict=True):
+                error = (value.double() - exact).square().mean().sqrt()
+                assert error <= kinds[kind] * max(0.1, exact.square().mean().sqrt()), (shape, size, kind, error)
+                compared += 1
+    return compared
+
+
+def _value_and_gradients(inputs: list[torch.Tensor], y_grad: torch.Tensor, bias: bool, impl: str) -> list[torch.Tensor]:
+    x, weight, shift, *norm = (each.requires_grad_() for each in inputs)
+    # Channels last, but neither rows nor columns where a new tensor has them.
+    turned = x.permute(2, 0, 1, 3).contiguous().permute(1, 2, 0, 3)
+    y = depthwise_norm(turned, weight, shift if bias else None, *norm, eps=0.1, impl=impl)
+    leaves = [x, weight, *norm, *([shift] if bias else [])]
+    return [y.detach(), *torch.autograd.grad(y, leaves, y_grad)]
+
+
 if __name__ == "__main__":
-    print(check_sampling() + check_halving() + check_operation() + check_sequences())  # noqa: T201 - its result
+    checks = (check_sampling, check_halving, check_operation, check_sequences, check_depthwise_norm)
+    print(sum(check() for check in checks))  # noqa: T201 - its result

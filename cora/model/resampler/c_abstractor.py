@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cora.errors import ConfigError
 from cora.model.resampler.base import Count, GridHW, GridResampler, Probability
+from cora.ops.depthwise_norm import depthwise_norm
 
 __all__ = ["CAbstractorResampler", "SpatialBlock", "SqueezeExcitation", "nearest_grid"]
 
@@ -66,9 +67,10 @@ class SpatialBlock(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Return float[N, H, W, C] for float[N, H, W, C]."""
-        # Turning the axes of the view, not of the memory: a convolution takes channels-last as it is.
-        local = self.dwconv(grid.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        change = self.contract(self.se(F.silu(self.expand(self.norm(local)))))
+        # Of the two modules only the parameters are used: together they are one operation.
+        conv, norm = self.dwconv, self.norm
+        local = depthwise_norm(grid, conv.weight[:, 0], conv.bias, norm.weight, norm.bias, eps=norm.eps)
+        change = self.contract(self.se(F.silu(self.expand(local))))
         if self.training and self.drop_path > 0:
             kept = torch.rand(len(grid), 1, 1, 1, device=grid.device) >= self.drop_path
             change = change * kept / (1 - self.drop_path)
