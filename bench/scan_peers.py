@@ -50,7 +50,8 @@ def _pscan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor)
 
     decays = torch.exp(delta[..., None] * A)
     states = pscan(decays, (delta * u)[..., None] * B[:, :, None])
-    return (states @ C[..., None])[..., 0] + u * D
+    outputs: Tensor = (states @ C[..., None])[..., 0] + u * D
+    return outputs
 
 
 def convolve_by_torch(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

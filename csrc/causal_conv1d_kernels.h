@@ -26,21 +26,56 @@ Float8 convolve(
   return sum;
 }
 
+// A step of all whole groups of a block, with rows of x that lie `stride` apart, the last weight meeting the last one.
+template <typename T, int64_t W, bool kSilu>
+void convolve_row(const float* weights, const float* bias, const T* last, int64_t stride, int64_t groups, T* out) {
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t channel = group * kLanes;
+    Float8 sum = load(bias + channel);
+#pragma GCC unroll 4
+    for (int64_t tap = 0; tap < W; ++tap) {
+      sum += load(weights + (group * W + tap) * kLanes) * load(last + channel - (W - 1 - tap) * stride);
+    }
+    store(out + channel, kSilu ? silu(sum) : sum);
+  }
+}
+
+template <typename T>
+using ConvolveRow = void (*)(const float*, const float*, const T*, int64_t, int64_t, T*);
+
+template <typename T>
+ConvolveRow<T> row_convolver(int64_t width, bool silu) {
+  if (width == 2) return silu ? convolve_row<T, 2, true> : convolve_row<T, 2, false>;
+  if (width == 3) return silu ? convolve_row<T, 3, true> : convolve_row<T, 3, false>;
+  return silu ? convolve_row<T, 4, true> : convolve_row<T, 4, false>;
+}
+
 template <typename T>
 void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Block& block, std::vector<float>& room) {
-  room.resize(kChannelsPerBlock * conv.width);
+  room.assign(kChannelsPerBlock * (conv.width + 1), 0.0f);
   pack(conv.weight, conv.channels, conv.width, block, 1.0f, room.data());
+  float* biases = room.data() + kChannelsPerBlock * conv.width;
+  if (conv.bias != nullptr) pack(conv.bias, conv.channels, 1, block, 1.0f, biases);
   const bool reversed = conv.reversed[block.direction];
+  const auto convolve_whole = row_convolver<T>(conv.width, conv.silu);
+  const int64_t whole = block.width / kLanes, stride = reversed ? -conv.x.position_stride : conv.x.position_stride;
   for (int64_t step = 0; step < conv.length; ++step) {
     const int64_t position = reversed ? conv.length - 1 - step : step;
     if (step + kConvRowsAhead < conv.length) {
       prefetch<T>(conv.x, block, batch, reversed ? position - kConvRowsAhead : position + kConvRowsAhead);
     }
-    for (int64_t group = 0; group < block.groups(); ++group) {
+    const bool is_inside = step >= conv.width - 1;
+    if (is_inside) {
+      const T* last = conv.x.at<T>(batch, position, block.direction) + block.first;
+      T* out = y.at<T>(batch, position, block.direction) + block.first;
+      convolve_whole(room.data(), biases, last, stride, whole, out);
+    }
+    // The first steps, and channels that do not fill a vector.
+    for (int64_t group = is_inside ? whole : 0; group < block.groups(); ++group) {
       const float* weights = room.data() + group * conv.width * kLanes;
       const Float8 bias = parameter(conv.bias, conv.channels, block, group);
       const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
-      write<T>(y, block, batch, position, group, conv.silu ? sum * sigmoid(sum) : sum);
+      write<T>(y, block, batch, position, group, conv.silu ? silu(sum) : sum);
     }
   }
 }

@@ -8,7 +8,7 @@
 namespace cora {
 
 constexpr int64_t kChannelsPerGroup = 8;
-constexpr int64_t kGroupsPerBlock = 8;
+constexpr int64_t kGroupsPerBlock = 16;
 constexpr int64_t kChannelsPerBlock = kGroupsPerBlock * kChannelsPerGroup;
 
 // The sequences of a batch are taken in this many parts at most, each with gradients of the parameters of its own: a

@@ -2,7 +2,7 @@
 // simd.h is; the meaning is in cora/ops/reference/selective_scan.py.
 //
 // Eight channels go side by side; their K states stay in the first-level cache from one position to the next. A block
-// of 64 channels shares what it reads of B and C and whole cache lines of the other inputs.
+// of 128 channels shares what it reads of B and C and whole cache lines of the other inputs.
 
 #include "sequence_simd.h"
 
@@ -72,7 +72,7 @@ void scan_forward(
       Float8 result = (output[0] + output[1]) + (output[2] + output[3]);
       if (scan.z.data != nullptr) {
         const Float8 gate = read<T>(scan.z, block, batch, position, group);
-        result *= gate * sigmoid(gate);
+        result *= silu(gate);
       }
       write<T>(y, block, batch, position, group, result);
     }

@@ -126,6 +126,9 @@ constexpr float kLog2E = 1.44269504f;
 // 1 / (1 + e^-x).
 inline Float8 sigmoid(Float8 x) { return 1.0f / (1.0f + exp2(x * -kLog2E)); }
 
+// x times that.
+inline Float8 silu(Float8 x) { return x / (1.0f + exp2(x * -kLog2E)); }
+
 // log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), and log(1 + e) = 2 artanh(s) with s = e / (2 + e) <= 1/3: a series.
 inline Float8 softplus(Float8 x) {
   const Float8 power = exp2((x < 0.0f ? x : -x) * kLog2E);

@@ -22,7 +22,7 @@ __all__ = ["Layout", "bidirectional_scan", "selective_scan"]
 Layout = Literal["bdl", "bld"]
 
 # The states that the forward scan keeps are before every so many positions, in blocks of so many channels.
-KEPT_STATES = {"cpp": (32, 64), "cuda": (32, 1), "triton": (16, 1)}
+KEPT_STATES = {"cpp": (32, 128), "cuda": (32, 1), "triton": (16, 1)}
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -14,6 +14,7 @@ from cora.cli.main import COMMANDS, main
 OPTIONS = {
     "bench crop": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "bench preprocess": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
+    "bench scan": {"--debug", "--help", "--json", "--rounds"},
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
     "crop": {
         "--debug",

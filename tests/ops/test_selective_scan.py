@@ -13,7 +13,7 @@ from cora.bench.gpu.sequences import TOLERANCES, ScanCase, excess, random_scan, 
 from cora.errors import KernelUnavailable
 from cora.ops import dispatch
 from cora.ops.extension import extension_problem
-from cora.ops.selective_scan import bidirectional_scan, selective_scan
+from cora.ops.selective_scan import KEPT_STATES, bidirectional_scan, selective_scan
 
 B, D, N = 2, 3, 4
 
@@ -344,7 +344,7 @@ def test_states_are_kept_only_for_gradients() -> None:
     tensors = [inputs[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
     for keep_states, rows in ((True, 4), (False, 0)):
         _, states = torch.ops.cora.selective_scan_forward(*tensors, True, [0, 1], keep_states)
-        assert states.shape == (rows, 128)
+        assert states.shape == (rows, KEPT_STATES["cpp"][1] * 2)
         assert not states.isnan().any()
 
 
