@@ -17,6 +17,7 @@ from cora.config.schema import CORAConfig, StageName
 from cora.errors import ConfigError
 from cora.model.projectors import VICRegProjector
 from cora.model.vlm import PanoramaVLM
+from cora.training.diagnostics import FeatureDiagnostics, StageDiagnostics
 from cora.training.losses.view_losses import ViewLosses
 from cora.training.schedule import linear_warmup_decay
 from cora.training.token_drop import keep_vision_tokens
@@ -63,12 +64,21 @@ class PanoramaTrainingModule(LightningModule):
                 "the vision stage has no loss: set training.stage_configs.vision.vicreg_loss_weight "
                 "or global_local_loss_weight"
             )
+        self.diagnostics = self._build_diagnostics()
         self._freeze(use_lora=config.lora.use_lora)
         if self.stage_name == "finetune" and config.lora.use_lora:
             lora = config.lora
             model.language_model.add_lora(
                 rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules
             )
+
+    def _build_diagnostics(self) -> StageDiagnostics:
+        """Measure latent tokens, and patch tokens in the stage that is about them."""
+        layout = self.model.config.token_layout
+        levels = {"latent": FeatureDiagnostics(layout.views, layout.grid_hw)}
+        if self.stage_name == "vision":
+            levels["vision"] = FeatureDiagnostics(layout.views, self.model.config.vision_grid_hw)
+        return StageDiagnostics(self.stage_name, levels)
 
     def _freeze(self, *, use_lora: bool) -> None:
         model = self.model
@@ -95,6 +105,8 @@ class PanoramaTrainingModule(LightningModule):
         if features is None:
             features = model.encode_views(batch["pixel_values"])
         latents = model.resample(features.to(model.dtype))
+        if not self.training:
+            self.diagnostics.update(vision=features, latent=latents)
         losses: dict[str, Tensor] = {}
         total = latents.new_zeros(())
         if self.uses_answers:
@@ -131,6 +143,14 @@ class PanoramaTrainingModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the losses of a batch."""
         self._log(self._losses(batch), "val")
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin measuring."""
+        self.diagnostics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what `cora.training.diagnostics` measured."""
+        self.log_dict(self.diagnostics.compute(), sync_dist=True)
 
     def _log(self, losses: dict[str, Tensor], split: str) -> None:
         named = {f"{split}_{name}": value.detach() for name, value in losses.items()}

@@ -23,6 +23,7 @@ from cora.training.curves import plot_curves
 from cora.training.feature_cache import FeatureCache, fits_in_memory
 from cora.training.lightning_messages import quiet_lightning
 from cora.training.module import PanoramaTrainingModule
+from cora.training.overlap_figures import OverlapFigures
 from cora.training.run_folder import RunFolder
 
 __all__ = ["CORATrainer", "TrainingResult"]
@@ -157,6 +158,8 @@ class CORATrainer:
             save_on_train_epoch_end=not has_validation,
         )
         callbacks: list[Callback] = [checkpoint, LearningRateMonitor(logging_interval="step")]
+        if name == "vision":
+            callbacks.append(OverlapFigures(folder))
         if accelerator == "cuda":
             callbacks.append(CUDACacheCleanupCallback())
         if self.show_progress:
