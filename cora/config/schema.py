@@ -18,6 +18,7 @@ __all__ = [
     "BaselineConfig",
     "CORAConfig",
     "DataConfig",
+    "EnvironmentConfig",
     "ExperimentConfig",
     "GenerationConfig",
     "ImageProcessingConfig",
@@ -79,6 +80,13 @@ class ExperimentConfig(Section):
     """Folder of the runs below ``output.runs_dir``; ``auto`` takes the name of the configuration file."""
     version: str = "1.0"
     """Free text, recorded with the run."""
+
+
+class EnvironmentConfig(Section):
+    """What a run talks to."""
+
+    wandb_project: str | None = None
+    """Weights & Biases project of all runs; None sends nothing anywhere."""
 
 
 class ModelConfig(Section):
@@ -215,6 +223,8 @@ class TrainingConfig(Section):
     """Processes that load data; 0 loads in the training process."""
     seed: int = Field(42, ge=0)
     """Seed of weights, sampling and data order."""
+    wandb_project: str | None = None
+    """Weights & Biases project of this run, instead of ``environment.wandb_project``."""
     system_msg: str | None = "You are a helpful assistant. Describe the panorama image."
     """System message of every conversation; exported with the model, so that serving says the same."""
     pack_questions: bool = True
@@ -323,6 +333,7 @@ class CORAConfig(Section):
     """Everything a training run needs; each section has a complete set of defaults."""
 
     experiment: ExperimentConfig = Field(default_factory=ExperimentConfig)
+    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)
     models: ModelConfig = Field(default_factory=ModelConfig)
     image_processing: ImageProcessingConfig = Field(default_factory=ImageProcessingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -330,6 +341,11 @@ class CORAConfig(Section):
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)
+
+    @property
+    def wandb_project(self) -> str | None:
+        """The Weights & Biases project that applies, or None."""
+        return self.training.wandb_project or self.environment.wandb_project or None
 
     def stage_tables(self, stage: StageName) -> tuple[list[str], list[str]]:
         """Return the (training, validation) tables of `stage`: its own where it names some, else the shared ones."""

@@ -108,6 +108,21 @@ def test_validations_measure_features_and_draw_the_overlap(finished: TrainingRes
     assert not (run / "finetune" / "overlap").exists()
 
 
+def test_weights_and_biases_gets_the_same_numbers(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = train(
+        make_config(workspace, tmp_path, "training.wandb_project=panoramas", "training.stages=[resampler, finetune]")
+    )
+    wandb.teardown()
+    for stage in ("resampler", "finetune"):
+        (log,) = (result.run_dir / stage / "wandb").glob("offline-run-*/*.wandb")
+        assert b"latent/adj_cos" in log.read_bytes()
+
+
 def test_provenance_names_data_seed_and_device(finished: TrainingResult, workspace: Path) -> None:
     content = json.loads((finished.run_dir / "provenance.json").read_text())
     assert set(content["data_sha256"]) == {str(workspace / "train.csv"), str(workspace / "val.csv")}
