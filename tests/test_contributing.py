@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cora.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
@@ -41,6 +43,20 @@ def test_crop_strategy_recipe():
     assert (view.yaw_deg, view.hfov_deg) == (0.0, 80.0)
 
 
+def test_loss_recipe():
+    import torch
+
+    from cora.geometry.layouts import yaw_ring
+
+    ring = yaw_ring(90, 0.5)
+    loss = recipe("Add a loss on overlapping views")["AgreementLoss"](ring, (4, 4))
+    assert float(loss(torch.ones(1, len(ring), 16, 3))) == pytest.approx(0, abs=1e-6)
+    signs = torch.tensor([1.0, -1.0]).repeat(4).view(1, 8, 1, 1)
+    assert float(loss(signs.expand(1, 8, 16, 3))) == pytest.approx(2, abs=1e-6)
+    with pytest.raises(ConfigError, match="AgreementLoss needs views that overlap physically"):
+        recipe("Add a loss on overlapping views")["AgreementLoss"](yaw_ring(90, 0), (4, 4))
+
+
 def test_metric_recipe():
     length_ratio = recipe("Add a metric", prelude="from __future__ import annotations\n")["_length_ratio"]
     scores = length_ratio({0: ["a b"], 1: ["a"]}, {0: ["a"], 1: ["a"]})
@@ -61,5 +77,5 @@ def test_command_recipe(tmp_path):
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:cora|tests|docs|triton_kernels|bench)/[\w/.]*)`", TEXT))
 def test_mentioned_paths_exist(path):
-    made_by_the_recipes = {"mean.py", "test_resampler_mean.py", "front.py", "hello.py"}
+    made_by_the_recipes = {"mean.py", "test_resampler_mean.py", "front.py", "hello.py", "agreement.py"}
     assert Path(path).name in made_by_the_recipes or (ROOT / path).exists()

@@ -18,6 +18,7 @@ __all__ = [
     "BaselineConfig",
     "CORAConfig",
     "DataConfig",
+    "EnvironmentConfig",
     "ExperimentConfig",
     "GenerationConfig",
     "ImageProcessingConfig",
@@ -79,6 +80,13 @@ class ExperimentConfig(Section):
     """Folder of the runs below ``output.runs_dir``; ``auto`` takes the name of the configuration file."""
     version: str = "1.0"
     """Free text, recorded with the run."""
+
+
+class EnvironmentConfig(Section):
+    """What a run talks to."""
+
+    wandb_project: str | None = None
+    """Weights & Biases project of all runs; None sends nothing anywhere."""
 
 
 class ModelConfig(Section):
@@ -160,13 +168,34 @@ class StageConfig(Section):
     warmup_ratio: float = Field(0.1, ge=0.0, le=1.0)
     """Fraction of the steps over which the learning rate rises from 0."""
     vicreg_loss_weight: float = Field(0.0, ge=0.0)
-    """Weight of the VICReg loss on overlapping views; 0 leaves it out."""
+    """Weight of the loss on overlapping views, whatever its `vision_loss_type`; 0 leaves it out."""
+    vision_loss_type: Literal["contrastive", "vicreg", "densecl"] = "contrastive"
+    """Which loss on overlapping views: PanoContrastive, VICReg or DenseCL."""
+    overlap_matching: Literal["rotation", "columns"] = "rotation"
+    """Which tokens of two views belong together: what the ``rotation`` between the views says, or, as in older code and
+    right for equirectangular views only, ``columns`` shifted by the overlap."""
+    vicreg_overlap_ratio: float | None = Field(None, gt=0.0, le=1.0)
+    """Compares only the tokens in this fraction of a view's width, on its neighbour's side; None: all they share."""
+    vicreg_mode: Literal["pairwise", "batchwise"] = "pairwise"
+    """``pairwise`` takes variance and covariance over each pair of views, ``batchwise`` over all pairs of a batch."""
     vicreg_similarity_weight: float = Field(25.0, ge=0.0)
-    """Weight of its invariance term."""
+    """Weight of VICReg's invariance term."""
     vicreg_variance_weight: float = Field(25.0, ge=0.0)
     """Weight of its variance term."""
     vicreg_covariance_weight: float = Field(1.0, ge=0.0)
     """Weight of its covariance term."""
+    densecl_temperature: float = Field(0.07, gt=0.0)
+    """Temperature of DenseCL."""
+    contrastive_tau_overlap: float = Field(0.07, gt=0.0)
+    """Temperature of PanoContrastive between views."""
+    contrastive_tau_tile: float = Field(0.2, gt=0.0)
+    """Temperature of PanoContrastive within a view."""
+    contrastive_tile_weight: float = Field(0.1, ge=0.0)
+    """Weight of its term within a view."""
+    global_local_loss_weight: float = Field(0.0, ge=0.0)
+    """Weight of the distance between the view of the whole panorama and the mean of the others; 0 leaves it out."""
+    global_local_loss_type: Literal["cosine", "mse"] = "cosine"
+    """That distance: one minus the cosine, or the mean squared difference."""
     vision_trainable_blocks: TrainableBlocks = 0
     """How many of the last blocks of the vision encoder learn: a number, or ``all`` (-1 is read as ``all``)."""
     max_text_length: TextLength = None
@@ -194,6 +223,8 @@ class TrainingConfig(Section):
     """Processes that load data; 0 loads in the training process."""
     seed: int = Field(42, ge=0)
     """Seed of weights, sampling and data order."""
+    wandb_project: str | None = None
+    """Weights & Biases project of this run, instead of ``environment.wandb_project``."""
     system_msg: str | None = "You are a helpful assistant. Describe the panorama image."
     """System message of every conversation; exported with the model, so that serving says the same."""
     pack_questions: bool = True
@@ -302,6 +333,7 @@ class CORAConfig(Section):
     """Everything a training run needs; each section has a complete set of defaults."""
 
     experiment: ExperimentConfig = Field(default_factory=ExperimentConfig)
+    environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)
     models: ModelConfig = Field(default_factory=ModelConfig)
     image_processing: ImageProcessingConfig = Field(default_factory=ImageProcessingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
@@ -309,6 +341,11 @@ class CORAConfig(Section):
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)
+
+    @property
+    def wandb_project(self) -> str | None:
+        """The Weights & Biases project that applies, or None."""
+        return self.training.wandb_project or self.environment.wandb_project or None
 
     def stage_tables(self, stage: StageName) -> tuple[list[str], list[str]]:
         """Return the (training, validation) tables of `stage`: its own where it names some, else the shared ones."""

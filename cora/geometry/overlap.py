@@ -1,7 +1,8 @@
 """Which token of one view shows what a token of another view shows, from the rotation between the two views.
 
 The same point of a scene is not at a linearly shifted column of a neighbouring perspective view, and its row changes
-too; positions here are exact. A view's tokens are the cells of a grid over it, numbered row by row.
+too; positions of `overlap_pairs` are exact. `column_pairs` is the linear shift of older code. A view's tokens are the
+cells of a grid over it, numbered row by row.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from cora.geometry.camera import content_mask, project_to_view, view_rays
 from cora.geometry.layouts import rings
 from cora.types import ViewSpec
 
-__all__ = ["OverlapPair", "overlap_pairs", "ring_neighbours", "sample_tokens"]
+__all__ = ["OverlapPair", "column_pairs", "overlap_pairs", "physical_overlap", "ring_neighbours", "sample_tokens"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +67,7 @@ def overlap_pairs(
     Raises:
         GeometryError: The grid is empty.
     """
-    height, width = grid_hw
-    if height < 1 or width < 1:
-        raise GeometryError(f"a token grid has at least one row and one column, got {height} x {width}")
+    height, width = _checked_grid(grid_hw)
     found = []
     for first, second in ring_neighbours(views) if pairs is None else pairs:
         rays = view_rays(views[first], height, width)
@@ -79,6 +78,56 @@ def overlap_pairs(
             target_xy = torch.stack([x[visible], y[visible]], dim=-1).float()
             found.append(OverlapPair(first, second, source_index, target_xy))
     return found
+
+
+def physical_overlap(views: Sequence[ViewSpec], ring: Sequence[int]) -> float:
+    """Return how much of a view's width its neighbour in a closed ring shows too, on the horizon of an upright ring.
+
+    Args:
+        views: The views of a layout.
+        ring: Positions of the ring's members, as from `rings`.
+
+    Convention: 8 views of 90 degrees give 0.5, 4 of them 0.
+    """
+    return max(0.0, 1.0 - 360.0 / (len(ring) * views[ring[0]].hfov_deg))
+
+
+def column_pairs(
+    views: Sequence[ViewSpec], grid_hw: tuple[int, int], *, overlap_ratio: float | None = None
+) -> list[OverlapPair]:
+    """Return the linear match: the last columns of each view of a ring with the first columns of the next, row by row.
+
+    Right for upright equirectangular views whose overlap is whole columns; for perspective views off by a column and
+    by some rows near the corners. Rings that do not overlap are left out.
+
+    Args:
+        views: The views of a layout.
+        grid_hw: Rows and columns of every view's token grid.
+        overlap_ratio: Fraction of the columns to match, at least one column; `physical_overlap` when None.
+
+    Convention: 16 columns at ratio 0.25 match columns 12 to 15 with 0 to 3.
+    """
+    height, width = _checked_grid(grid_hw)
+    token = torch.arange(height * width).view(height, width)
+    x, y = token % width + 0.5, token // width + 0.5
+    found = []
+    for ring in rings(views):
+        shared = physical_overlap(views, ring)
+        if shared < 1e-6:
+            continue
+        count = max(1, int(width * (shared if overlap_ratio is None else overlap_ratio) + 1e-6))
+        source_index = token[:, width - count :].flatten()
+        target_xy = torch.stack([x, y], dim=-1)[:, :count].flatten(0, 1)
+        for first, second in zip(ring, [*ring[1:], ring[0]], strict=True):
+            found.append(OverlapPair(first, second, source_index, target_xy))
+    return found
+
+
+def _checked_grid(grid_hw: tuple[int, int]) -> tuple[int, int]:
+    height, width = grid_hw
+    if height < 1 or width < 1:
+        raise GeometryError(f"a token grid has at least one row and one column, got {height} x {width}")
+    return height, width
 
 
 def sample_tokens(tokens: Tensor, xy: Tensor, grid_hw: tuple[int, int]) -> Tensor:

@@ -13,12 +13,12 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from cora.config.schema import CORAConfig, StageConfig, StageName
+from cora.config.schema import CORAConfig, StageName
 from cora.errors import ConfigError
 from cora.model.projectors import VICRegProjector
 from cora.model.vlm import PanoramaVLM
-from cora.processors.images import PanoramaImageProcessor
-from cora.training.losses.vicreg import VICRegLoss
+from cora.training.diagnostics import FeatureDiagnostics, StageDiagnostics
+from cora.training.losses.view_losses import ViewLosses
 from cora.training.schedule import linear_warmup_decay
 from cora.training.token_drop import keep_vision_tokens
 
@@ -29,28 +29,6 @@ Batch = dict[str, Tensor]
 # The vision encoder arrives pretrained: it moves at a tenth of the stage's learning rate.
 VISION_LR_FACTOR = 0.1
 WEIGHT_DECAY = {"vision": 0.01, "resampler": 0.05, "projector": 0.05, "vicreg_head": 0.05, "language_model": 0.01}
-
-
-def build_vicreg_loss(model: PanoramaVLM, stage: StageConfig) -> VICRegLoss:
-    """Return the VICReg loss for the views and token grid of a model.
-
-    Raises:
-        ConfigError: The resampler keeps no grid, or the views do not overlap.
-    """
-    layout = model.config.token_layout
-    if layout.grid_hw is None:
-        raise ConfigError(
-            f"vicreg_loss_weight needs a resampler that keeps the token grid; '{model.config.resampler['type']}' "
-            "does not: use 'bimamba' or 'mlp', or set the weight to 0"
-        )
-    views = PanoramaImageProcessor.from_dict(model.config.image_processing).views
-    return VICRegLoss(
-        views,
-        layout.grid_hw,
-        similarity_weight=stage.vicreg_similarity_weight,
-        variance_weight=stage.vicreg_variance_weight,
-        covariance_weight=stage.vicreg_covariance_weight,
-    )
 
 
 class PanoramaTrainingModule(LightningModule):
@@ -72,10 +50,9 @@ class PanoramaTrainingModule(LightningModule):
         self.stage_name = stage_name
         self.stage = config.training.stage_configs[stage_name]
         self.uses_answers = stage_name != "vision"
-        self.vicreg_loss: VICRegLoss | None = None
+        self.view_losses = ViewLosses(model.config, self.stage, stage_name)
         self.vicreg_head: nn.Module | None = None
-        if self.stage.vicreg_loss_weight > 0:
-            self.vicreg_loss = build_vicreg_loss(model, self.stage)
+        if self.view_losses.weights:
             self.vicreg_head = VICRegProjector(
                 model.config.latent_dim,
                 config.models.vicreg_projector_dim,
@@ -83,13 +60,25 @@ class PanoramaTrainingModule(LightningModule):
                 dropout=config.models.vicreg_projector_dropout,
             )
         elif not self.uses_answers:
-            raise ConfigError("the vision stage has no loss: set training.stage_configs.vision.vicreg_loss_weight")
+            raise ConfigError(
+                "the vision stage has no loss: set training.stage_configs.vision.vicreg_loss_weight "
+                "or global_local_loss_weight"
+            )
+        self.diagnostics = self._build_diagnostics()
         self._freeze(use_lora=config.lora.use_lora)
         if self.stage_name == "finetune" and config.lora.use_lora:
             lora = config.lora
             model.language_model.add_lora(
                 rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules
             )
+
+    def _build_diagnostics(self) -> StageDiagnostics:
+        """Measure latent tokens, and patch tokens in the stage that is about them."""
+        layout = self.model.config.token_layout
+        levels = {"latent": FeatureDiagnostics(layout.views, layout.grid_hw)}
+        if self.stage_name == "vision":
+            levels["vision"] = FeatureDiagnostics(layout.views, self.model.config.vision_grid_hw)
+        return StageDiagnostics(self.stage_name, levels)
 
     def _freeze(self, *, use_lora: bool) -> None:
         model = self.model
@@ -116,14 +105,17 @@ class PanoramaTrainingModule(LightningModule):
         if features is None:
             features = model.encode_views(batch["pixel_values"])
         latents = model.resample(features.to(model.dtype))
+        if not self.training:
+            self.diagnostics.update(vision=features, latent=latents)
         losses: dict[str, Tensor] = {}
         total = latents.new_zeros(())
         if self.uses_answers:
             losses["lm"] = self._answer_loss(batch, model.projector(latents))
             total = total + losses["lm"]
-        if self.vicreg_loss is not None and self.vicreg_head is not None:
-            losses["vicreg"] = self.vicreg_loss(self.vicreg_head(latents))
-            total = total + self.stage.vicreg_loss_weight * losses["vicreg"]
+        if self.vicreg_head is not None:
+            for name, loss in self.view_losses(self.vicreg_head, latents).items():
+                losses[name] = loss
+                total = total + self.view_losses.weights[name] * loss
         return {**losses, "loss": total}
 
     def _answer_loss(self, batch: Batch, vision_tokens: Tensor) -> Tensor:
@@ -151,6 +143,14 @@ class PanoramaTrainingModule(LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the losses of a batch."""
         self._log(self._losses(batch), "val")
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin measuring."""
+        self.diagnostics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log what `cora.training.diagnostics` measured."""
+        self.log_dict(self.diagnostics.compute(), sync_dist=True)
 
     def _log(self, losses: dict[str, Tensor], split: str) -> None:
         named = {f"{split}_{name}": value.detach() for name, value in losses.items()}

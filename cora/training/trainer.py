@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig, StageConfig, StageName
@@ -22,7 +21,9 @@ from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from cora.training.curves import plot_curves
 from cora.training.feature_cache import FeatureCache, fits_in_memory
 from cora.training.lightning_messages import quiet_lightning
+from cora.training.loggers import check_loggers, finished_afterwards, stage_loggers
 from cora.training.module import PanoramaTrainingModule
+from cora.training.overlap_figures import OverlapFigures
 from cora.training.run_folder import RunFolder
 
 __all__ = ["CORATrainer", "TrainingResult"]
@@ -78,6 +79,7 @@ class CORATrainer:
         """Train all stages and export the model."""
         config = self.config
         accelerator = pick_accelerator(config)
+        check_loggers(config)
         seed_everything(config.training.seed, workers=True, verbose=False)
         self.model, self.processor = build_model(config)
         self.features = FeatureCache()
@@ -119,7 +121,8 @@ class CORATrainer:
         folder = run.stage(name)
         with quiet_lightning():
             trainer, best = self._lightning(name, folder, accelerator, data)
-            trainer.fit(module, datamodule=data)
+            with finished_afterwards(trainer.loggers):
+                trainer.fit(module, datamodule=data)
         module.load_trained(read_checkpoint(best.best_model_path)["state_dict"])
         plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
         run.state.completed_stages.append(name)
@@ -157,6 +160,8 @@ class CORATrainer:
             save_on_train_epoch_end=not has_validation,
         )
         callbacks: list[Callback] = [checkpoint, LearningRateMonitor(logging_interval="step")]
+        if name == "vision":
+            callbacks.append(OverlapFigures(folder))
         if accelerator == "cuda":
             callbacks.append(CUDACacheCleanupCallback())
         if self.show_progress:
@@ -173,10 +178,7 @@ class CORATrainer:
             limit_val_batches=1.0 if has_validation else 0,
             accumulate_grad_batches=stage.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
-            logger=[
-                CSVLogger(folder, name="", version=""),
-                TensorBoardLogger(folder, name="", version=""),
-            ],
+            logger=stage_loggers(self.config, name, folder),
             log_every_n_steps=min(_LOG_EVERY, epoch_length),
             callbacks=callbacks,
             plugins=cast(Any, [AtomicCheckpointIO()]),

@@ -48,6 +48,45 @@ def test_max_text_length_spellings(given, read):
     assert StageConfig.model_validate({"max_text_length": given}).max_text_length == read
 
 
+def test_loss_keys_have_the_names_and_defaults_of_older_files():
+    older = {
+        "vision_loss_type": "contrastive",
+        "vicreg_mode": "pairwise",
+        "vicreg_similarity_weight": 25.0,
+        "vicreg_variance_weight": 25.0,
+        "vicreg_covariance_weight": 1.0,
+        "vicreg_overlap_ratio": None,
+        "densecl_temperature": 0.07,
+        "contrastive_tau_overlap": 0.07,
+        "contrastive_tau_tile": 0.2,
+        "contrastive_tile_weight": 0.1,
+        "global_local_loss_weight": 0.0,
+        "global_local_loss_type": "cosine",
+    }
+    config = CORAConfig.model_validate({"training": {"stage_configs": {"vision": older}}})
+    assert unknown_keys(config) == []
+    assert StageConfig.model_validate(older) == StageConfig()
+    assert StageConfig().overlap_matching == "rotation"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vision_loss_type", "vicregg"),
+        ("overlap_matching", "rows"),
+        ("vicreg_mode", "pair"),
+        ("vicreg_overlap_ratio", 0.0),
+        ("densecl_temperature", 0.0),
+        ("contrastive_tau_overlap", -1.0),
+        ("contrastive_tile_weight", -0.1),
+        ("global_local_loss_type", "dot"),
+    ],
+)
+def test_loss_keys_that_mean_nothing_are_refused(key, value):
+    with pytest.raises(ValidationError, match=key):
+        StageConfig.model_validate({key: value})
+
+
 @pytest.mark.parametrize("key", ["train", "train_csv", "csv_train"])
 def test_older_table_keys_are_read(key):
     assert CORAConfig.model_validate({"data": {key: "a.csv"}}).data.csv_train == "a.csv"

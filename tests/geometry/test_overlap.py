@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cora.errors import GeometryError
-from cora.geometry.camera import view_rays
-from cora.geometry.layouts import renumber, yaw_ring
-from cora.geometry.overlap import overlap_pairs, ring_neighbours, sample_tokens
+from cora.geometry.camera import project_to_view, view_rays
+from cora.geometry.layouts import even_ring, renumber, yaw_ring
+from cora.geometry.overlap import column_pairs, overlap_pairs, physical_overlap, ring_neighbours, sample_tokens
 from cora.geometry.sampling import panorama_coordinates, sample_bilinear
 from cora.types import ViewSpec
 
@@ -42,6 +44,85 @@ def test_corresponding_tokens_show_the_same_directions(fov: float, overlap: floa
         assert float(error.max()) < 1.01 * half_token
         # Between token centres only the interpolation of a curved function is left.
         assert float(error[inside].max()) < 0.15 * half_token
+
+
+def rolled(views: list[ViewSpec], roll_deg: float) -> list[ViewSpec]:
+    return [replace(view, roll_deg=roll_deg) for view in views]
+
+
+LAYOUTS = {
+    "fov 90, half": yaw_ring(90, 0.5),
+    "fov 45, a quarter": yaw_ring(45, 0.25),
+    "fov 120, a third": yaw_ring(120, 0.3),
+    "fov 75, four fifths": yaw_ring(75, 0.8),
+    "two views that meet on both sides": even_ring(2, 240, 90, projection="equirectangular"),
+    "low pictures": yaw_ring(90, 0.5, vfov_deg=40),
+    "up": yaw_ring(90, 0.5, pitch_deg=40),
+    "down over the pole": yaw_ring(90, 0.5, pitch_deg=-70),
+    "tilted": rolled(yaw_ring(90, 0.5), 25),
+    "tilted and up": rolled(yaw_ring(60, 0.5, pitch_deg=30), -40),
+    "equirectangular": yaw_ring(90, 0.5, projection="equirectangular", vfov_deg=120),
+    "two rings": renumber([*yaw_ring(90, 0.25, ring=0, pitch_deg=-35), *yaw_ring(90, 0.25, ring=1, pitch_deg=35)]),
+}
+
+
+@pytest.mark.parametrize("grid", [(16, 16), (9, 14), (3, 2)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_corresponding_tokens_agree_within_half_a_token_everywhere(layout: str, grid: tuple[int, int]) -> None:
+    """Tokens hold the direction they look in; what is sampled for a token is looked up in the second view again."""
+    views = LAYOUTS[layout]
+    pairs = overlap_pairs(views, grid)
+    assert {(pair.first, pair.second) for pair in pairs} == set(ring_neighbours(views))
+    tokens = torch.stack([view_rays(view, *grid).flatten(0, 1) for view in views])
+    for pair in pairs:
+        own = tokens[pair.first, pair.source_index]
+        sampled = sample_tokens(tokens[pair.second], pair.target_xy, grid)
+        found = torch.stack(project_to_view(sampled, views[pair.second], *grid)[:2], dim=-1)
+        true = torch.stack(project_to_view(own, views[pair.second], *grid)[:2], dim=-1)
+        torch.testing.assert_close(pair.target_xy.double(), true, rtol=0, atol=1e-4)
+        # Interpolated unit vectors lie a little off the middle on coarse grids of wide views.
+        assert float((found - true).abs().max()) <= 0.5 + 1e-4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_token_that_the_neighbour_sees_is_left_out(layout: str) -> None:
+    views = LAYOUTS[layout]
+    for pair in overlap_pairs(views, GRID):
+        rays = view_rays(views[pair.first], *GRID).flatten(0, 1)
+        seen = project_to_view(rays, views[pair.second], *GRID)[2].nonzero().flatten()
+        assert torch.equal(pair.source_index, seen)
+
+
+def test_the_seam_is_an_overlap_like_any_other() -> None:
+    views = yaw_ring(90, 0.6)
+    (pair,) = [pair for pair in overlap_pairs(views, GRID) if views[pair.second].yaw_deg == -180]
+    assert views[pair.first].yaw_deg == 144
+    longitudes = torch.atan2(*view_rays(views[pair.first], *GRID).flatten(0, 1)[pair.source_index][:, [0, 2]].T)
+    assert float(longitudes.min()) < -3
+    assert float(longitudes.max()) > 3
+
+
+def test_convention_linear_columns() -> None:
+    assert physical_overlap(yaw_ring(90, 0.5), range(8)) == pytest.approx(0.5)
+    assert physical_overlap(yaw_ring(90, 0), range(4)) == 0
+    pair = column_pairs(yaw_ring(90, 0.5), GRID, overlap_ratio=0.25)[0]
+    assert sorted(set((pair.source_index % 16).tolist())) == [12, 13, 14, 15]
+    assert sorted(set(pair.target_xy[:, 0].tolist())) == [0.5, 1.5, 2.5, 3.5]
+    assert torch.equal(pair.source_index // 16, pair.target_xy[:, 1].long())
+
+
+def test_linear_columns_are_right_for_equirectangular_views() -> None:
+    ring = yaw_ring(90, 0.5, projection="equirectangular", vfov_deg=150)
+    for linear, true in zip(column_pairs(ring, GRID), overlap_pairs(ring, GRID), strict=True):
+        assert (linear.first, linear.second) == (true.first, true.second)
+        assert torch.equal(linear.source_index, true.source_index)
+        torch.testing.assert_close(linear.target_xy, true.target_xy)
+
+
+@pytest.mark.parametrize("views", [yaw_ring(90, 0), [whole_sphere()], []])
+def test_no_columns_without_physical_overlap(views: list[ViewSpec]) -> None:
+    assert column_pairs(views, GRID) == []
+    assert column_pairs(views, GRID, overlap_ratio=0.5) == []
 
 
 def test_half_overlap_shares_the_right_part_of_a_view_with_the_left_part_of_the_next() -> None:

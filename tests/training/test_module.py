@@ -93,7 +93,7 @@ def test_a_step_moves_what_is_trained_and_nothing_else(stage: Any) -> None:
     before = {name: value.clone() for name, value in module.state_dict().items()}
     optimizer = torch.optim.SGD([item for item in module.parameters() if item.requires_grad], lr=0.1)
     losses = module._losses(make_batch(processor))
-    assert set(losses) == ({"lm", "vicreg", "loss"} if stage == "resampler" else {"lm", "loss"})
+    assert set(losses) == ({"lm", "contrastive", "loss"} if stage == "resampler" else {"lm", "loss"})
     losses["loss"].backward()
     optimizer.step()
     moved = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}

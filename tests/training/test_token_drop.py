@@ -72,7 +72,12 @@ def test_validation_sees_everything() -> None:
 
 def test_the_overlap_loss_sees_the_whole_grid() -> None:
     model, processor = make_model(resampler={"type": "masked_drop"})
-    config = CORAConfig.model_validate({"models": {"vicreg_projector_dropout": 0.0}})
+    config = CORAConfig.model_validate(
+        {
+            "models": {"vicreg_projector_dropout": 0.0},
+            "training": {"stage_configs": {"resampler": {"vision_loss_type": "vicreg"}}},
+        }
+    )
     module = PanoramaTrainingModule(model, config, "resampler").train()
     batch = make_batch(processor)
     assert torch.equal(module._losses(batch)["vicreg"], module._losses(batch)["vicreg"])

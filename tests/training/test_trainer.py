@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import make_panorama, write_towers
 
 from cora.config.manager import ConfigManager
@@ -92,6 +93,34 @@ def test_a_run_leaves_what_the_layout_promises(finished: TrainingResult) -> None
         assert (run / state[stage]["checkpoint"]).is_file()
         assert state[stage]["best_metric"] == finished.best_metrics[stage]
     assert finished.best_metrics["finetune"] == pytest.approx(min(losses(run, "finetune", "val_loss")), abs=1e-5)
+
+
+def test_validations_measure_features_and_draw_the_overlap(finished: TrainingResult) -> None:
+    run = finished.run_dir
+    for stage, validations in zip(STAGES, (1, 2, 2), strict=True):
+        measures = ["adj_cos", "adj_mse", "adj_cka", "overlap_ret_acc", "hungarian_acc", "view_hungarian_acc"]
+        for name in [*measures, "eff_rank", "feat_std", "spread"]:
+            assert len(losses(run, stage, f"latent/{name}")) == validations
+            assert len(losses(run, stage, f"vision/{name}")) == (validations if stage == "vision" else 0)
+    assert [path.name for path in (run / "vision" / "overlap").iterdir()] == ["step-000002.png"]
+    events = EventAccumulator(str(run / "vision")).Reload()
+    assert "latent/adj_cos" in events.Tags()["scalars"]
+    assert not (run / "finetune" / "overlap").exists()
+
+
+def test_weights_and_biases_gets_the_same_numbers(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = train(
+        make_config(workspace, tmp_path, "training.wandb_project=panoramas", "training.stages=[resampler, finetune]")
+    )
+    wandb.teardown()
+    for stage in ("resampler", "finetune"):
+        (log,) = (result.run_dir / stage / "wandb").glob("offline-run-*/*.wandb")
+        assert b"latent/adj_cos" in log.read_bytes()
 
 
 def test_provenance_names_data_seed_and_device(finished: TrainingResult, workspace: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cora.training.losses.overlap import OverlapLoss
+from cora.training.losses.overlap import Matching, OverlapLoss
 from cora.types import ViewSpec
 
 __all__ = ["DenseCLLoss", "PanoContrastiveLoss", "symmetric_info_nce"]
@@ -36,12 +36,22 @@ class DenseCLLoss(OverlapLoss):
         views: The views of the layout.
         grid_hw: Token grid of a view.
         temperature: Of the overlap term.
+        matching: How tokens are matched; see `OverlapLoss`.
+        overlap_ratio: As in `OverlapLoss`.
 
     Reference: Wang et al., DenseCL (2021), equation 3, with correspondences from geometry.
     """
 
-    def __init__(self, views: Sequence[ViewSpec], grid_hw: tuple[int, int], *, temperature: float = 0.07) -> None:
-        super().__init__(views, grid_hw)
+    def __init__(
+        self,
+        views: Sequence[ViewSpec],
+        grid_hw: tuple[int, int],
+        *,
+        temperature: float = 0.07,
+        matching: Matching = "rotation",
+        overlap_ratio: float | None = None,
+    ) -> None:
+        super().__init__(views, grid_hw, matching=matching, overlap_ratio=overlap_ratio)
         self.temperature = temperature
 
     def overlap_term(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -52,13 +62,14 @@ class DenseCLLoss(OverlapLoss):
             losses.append(symmetric_info_nce(unit_first, F.normalize(second.flatten(0, 1), dim=-1), self.temperature))
         return torch.stack(losses).mean()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the scalar loss of tokens float[B, V, S, D]; computed in float32."""
-        return self.overlap_term(tokens.float(), tokens.float())
+    def _loss(self, tokens: Tensor, other_pass: Tensor) -> Tensor:
+        return self.overlap_term(tokens, tokens)
 
 
 class PanoContrastiveLoss(DenseCLLoss):
     """Overlap InfoNCE between two stochastic passes, plus InfoNCE within each view.
+
+    With a single pass, or without dropout, the term within a view only spreads its tokens apart.
 
     Args:
         views: The views of the layout.
@@ -66,7 +77,11 @@ class PanoContrastiveLoss(DenseCLLoss):
         temperature: Of the overlap term.
         tile_temperature: Of the term within a view.
         tile_weight: Weight of the term within a view.
+        matching: How tokens are matched; see `OverlapLoss`.
+        overlap_ratio: As in `OverlapLoss`.
     """
+
+    needs_two_passes = True
 
     def __init__(
         self,
@@ -76,15 +91,16 @@ class PanoContrastiveLoss(DenseCLLoss):
         temperature: float = 0.07,
         tile_temperature: float = 0.2,
         tile_weight: float = 0.1,
+        matching: Matching = "rotation",
+        overlap_ratio: float | None = None,
     ) -> None:
-        super().__init__(views, grid_hw, temperature=temperature)
+        super().__init__(views, grid_hw, temperature=temperature, matching=matching, overlap_ratio=overlap_ratio)
         self.tile_temperature = tile_temperature
         self.tile_weight = tile_weight
+        # A view that shows the whole sphere belongs to no pair, and its letterbox bars are all alike.
+        self.tiles = [index for index, view in enumerate(views) if not view.is_global]
 
-    def forward(self, tokens: Tensor, other_pass: Tensor | None = None) -> Tensor:
-        """Return the scalar loss of tokens float[B, V, S, D] and, from other dropout masks, the same once more."""
-        first = tokens.float()
-        second = first if other_pass is None else other_pass.float()
-        unit_first, unit_second = F.normalize(first, dim=-1).flatten(0, 1), F.normalize(second, dim=-1).flatten(0, 1)
-        within = symmetric_info_nce(unit_first, unit_second, self.tile_temperature)
-        return self.overlap_term(first, second) + self.tile_weight * within
+    def _loss(self, tokens: Tensor, other_pass: Tensor) -> Tensor:
+        first, second = (F.normalize(item[:, self.tiles], dim=-1).flatten(0, 1) for item in (tokens, other_pass))
+        within = symmetric_info_nce(first, second, self.tile_temperature)
+        return self.overlap_term(tokens, other_pass) + self.tile_weight * within
