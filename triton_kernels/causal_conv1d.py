@@ -144,7 +144,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, ways: Se
     if programs:
         conv_forward_kernel[(programs,)](
             x, weight, bias, y, strides_of(x), strides_of(y), length, directions, channels, mask_of(ways),
-            has_silu=silu, W=weight.shape[-1], T=T, E=E,
+            has_silu=silu, W=weight.shape[-1], T=T, E=E, enable_fp_fusion=True,
         )  # fmt: skip
     return y
 
@@ -164,6 +164,6 @@ def backward(
         conv_backward_kernel[(programs,)](
             y_grad, x, weight, bias, x_grad, weight_grad, bias_grad,
             strides_of(y_grad), strides_of(x), strides_of(x_grad), length, directions, channels, mask_of(ways),
-            has_silu=silu, W=weight.shape[-1], T=T, E=E, tiles=TILES_OF_STRIP,
+            has_silu=silu, W=weight.shape[-1], T=T, E=E, tiles=TILES_OF_STRIP, enable_fp_fusion=True,
         )  # fmt: skip
     return x_grad, weight_grad, bias_grad

@@ -117,7 +117,7 @@ def sample_views(
     scales = [each / (ONE * samples) for each in scale]
     sample_views_kernel[triton.cdiv(pixels, BLOCK), batch](
         panoramas, taps, weights, columns, out, height, width, pixels, len(shifts), samples,
-        *out.stride()[:3], *scales, *offset, block=BLOCK,
+        *out.stride()[:3], *scales, *offset, block=BLOCK, enable_fp_fusion=True,
     )  # fmt: skip
 
 

@@ -31,23 +31,23 @@ LOG2E = tl.constexpr(1.44269504)
 LN2 = tl.constexpr(0.69314718)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def combine(first_factor, first_state, next_factor, next_state):  # type: ignore[no-untyped-def]  # triton evaluates annotations
     """Compose two steps of the recurrence state -> factor state + drive."""
     return first_factor * next_factor, next_factor * first_state + next_state
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def step_sizes(
+def step_sizes(  # type: ignore[no-untyped-def]  # as above
     delta, bias, steps, channels, num_channels, batch, way, length, is_reversed, strides, has_softplus: tl.constexpr
-):  # type: ignore[no-untyped-def]  # as above
+):
     """Return float32[T, E]; 0 beyond the ends, which leaves states as they are."""
     raw = read(delta, steps, channels, num_channels, batch, way, length, is_reversed, strides) + bias[None, :]
     sizes = softplus(raw) if has_softplus else raw
     return tl.where(((steps >= 0) & (steps < length))[:, None], sizes, 0.0)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def weights_at(steps, state, states, batch, way, directions, length, is_reversed):  # type: ignore[no-untyped-def]  # as above
     """Return the offsets of rows [T, K] of B or C, and which of them there are."""
     position = tl.where(is_reversed, length - 1 - steps, steps).to(tl.int64)
@@ -281,7 +281,7 @@ def forward(
             u, delta, A, B, C, D, z, delta_bias, y, states if keep_states else None,
             strides_of(u), strides_of(delta), strides_of(z), strides_of(y),
             length, directions, channels, A.shape[-1], mask_of(ways),
-            has_softplus=delta_softplus, T=POSITIONS, E=E, K=K, num_warps=WARPS,
+            has_softplus=delta_softplus, T=POSITIONS, E=E, K=K, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return y, states
 
@@ -321,7 +321,7 @@ def backward(
             u_grad, delta_grad, z_grad, A_grad, D_grad, bias_grad, B_grad, C_grad,
             strides_of(y_grad), strides_of(u), strides_of(delta), strides_of(z), strides_of(u_grad),
             batch, length, directions, channels, A.shape[-1], mask_of(ways), rounds,
-            has_softplus=delta_softplus, T=POSITIONS, E=E, K=K, num_warps=WARPS,
+            has_softplus=delta_softplus, T=POSITIONS, E=E, K=K, num_warps=WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return u_grad, delta_grad, z_grad, A_grad, D_grad, bias_grad, B_grad, C_grad
 

@@ -27,14 +27,14 @@ def mask_of(ways: Sequence[int]) -> int:
     return sum(int(bool(is_reversed)) << way for way, is_reversed in enumerate(ways))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def place(steps, channels, batch, way, length, is_reversed, batch_stride, position_stride, way_stride):  # type: ignore[no-untyped-def]  # triton evaluates annotations
     """Return the offsets int64[T, E] of channels at steps."""
     position = tl.where(is_reversed, length - 1 - steps, steps).to(tl.int64)
     return batch * batch_stride + way * way_stride + position[:, None] * position_stride + channels[None, :]
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def read(sequence, steps, channels, num_channels, batch, way, length, is_reversed, strides):  # type: ignore[no-untyped-def]  # as above
     """Return float32[T, E]; 0 beyond the ends and for channels that are not there."""
     offsets = place(steps, channels, batch, way, length, is_reversed, strides[0], strides[1], strides[2])
@@ -42,7 +42,7 @@ def read(sequence, steps, channels, num_channels, batch, way, length, is_reverse
     return tl.load(sequence + offsets, mask=is_there, other=0.0).to(tl.float32)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def write(sequence, values, steps, channels, num_channels, batch, way, length, is_reversed, strides):  # type: ignore[no-untyped-def]  # as above
     """Store float32[T, E] in the sequence's own type."""
     offsets = place(steps, channels, batch, way, length, is_reversed, strides[0], strides[1], strides[2])
@@ -50,13 +50,13 @@ def write(sequence, values, steps, channels, num_channels, batch, way, length, i
     tl.store(sequence + offsets, values.to(sequence.dtype.element_ty), mask=is_there)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def sigmoid(x):  # type: ignore[no-untyped-def]  # as above
     """Return 1 / (1 + e^-x)."""
     return 1.0 / (1.0 + tl.exp2(x * -LOG2E))
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def softplus(x):  # type: ignore[no-untyped-def]  # as above
     """Return log(1 + e^x) = max(x, 0) + 2 artanh(e / (2 + e)) with e = e^-|x|, by a series: exact for small results."""
     power = tl.exp2(tl.abs(x) * -LOG2E)

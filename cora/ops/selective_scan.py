@@ -25,6 +25,7 @@ Layout = Literal["bdl", "bld"]
 KEPT_STATES = {"cpp": (32, 128), "cuda": (32, 1), "triton": (16, 1)}
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+MOST_STATES = {"cuda": 64}
 
 
 def selective_scan(
@@ -90,7 +91,8 @@ def bidirectional_scan(
 ) -> Tensor:
     """Return y[B, L, 2, E]: a scan from the first position to the last, and another one the other way, in one call.
 
-    Any of u, delta, z, B and C may be without its axis of directions: both then share it, and it is not copied.
+    Any of u, delta, z, B and C may be without its axis of directions: both then share it, and u, delta and z are not
+    copied.
 
     Args:
         u: Input, float[B, L, 2, E].
@@ -170,7 +172,7 @@ def _scan(
     reverse: Sequence[bool],
     impl: Implementation,
 ) -> Tensor:
-    face = _choose(impl, u.device.type, u.dtype)
+    face = _choose(impl, u.device.type, u.dtype, A.shape[-1])
     if face == "reference":
         return reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     weights = [None if each is None else each.float().contiguous() for each in (A, B, C, D, delta_bias)]
@@ -186,8 +188,10 @@ def _scan(
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _choose(impl: str, device_type: str, dtype: torch.dtype) -> str:
+def _choose(impl: str, device_type: str, dtype: torch.dtype, states: int) -> str:
     refusal = None if dtype in KERNEL_DTYPES else "its kernels take float32, bfloat16 and float16"
+    if states > (most := MOST_STATES.get(device_type, states)):
+        refusal = f"its kernels for {device_type} take up to {most} states a channel, not {states}"
     return choose_face("selective_scan", impl, device_type, kernel="selective_scan_forward", refusal=refusal)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from cora.bench.gpu.sequences import TOLERANCES, ScanCase, excess, random_scan, relative_errors
 from cora.errors import KernelUnavailable
 from cora.ops import dispatch
+from cora.ops import selective_scan as module
 from cora.ops.extension import extension_problem
 from cora.ops.selective_scan import KEPT_STATES, bidirectional_scan, selective_scan
 
@@ -425,6 +426,8 @@ def test_implementations_that_are_missing_or_cannot_are_refused(monkeypatch: pyt
         selective_scan(**make_inputs(2), impl="cuda")
     with pytest.raises(KernelUnavailable, match=r"selective_scan: implementation 'cuda' cannot .* on cpu"):
         selective_scan(**make_inputs(2, torch.float32), impl="cuda")
+    with pytest.raises(KernelUnavailable, match="kernels for cuda take up to 64 states a channel, not 65"):
+        module._choose("cuda", "cuda", torch.float32, 65)
     with pytest.raises(KernelUnavailable, match="no implementation 'fast'"):
         selective_scan(**make_inputs(2), impl="fast")  # type: ignore[arg-type]
     monkeypatch.setenv(dispatch.IMPL_VARIABLE, "cuda")

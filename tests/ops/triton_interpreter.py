@@ -96,7 +96,7 @@ SEQUENCES = [
     ScanCase(2, 5, 17, 2, torch.bfloat16, directions=2),
     ScanCase(2, 5, 17, 2, torch.float16, reverse=True),
     ConvCase(1, 1, 1, 2),
-    ConvCase(144, 3, 5, 4, reverse=True),
+    ConvCase(9, 3, 5, 4, reverse=True),
     ConvCase(2, 257, 17, 3, directions=2),
     ConvCase(1, 130, 70, 4, silu=False),
     ConvCase(1, 63, 17, 2, has_bias=False),
