@@ -87,7 +87,8 @@ class ModelConfig(Section):
     vision_name: str = "google/siglip2-so400m-patch16-256"
     """Hub id or local directory of the vision encoder."""
     language_model_name: str = "Qwen/Qwen3-0.6B"
-    """Hub id or local directory of the causal language model."""
+    """Hub id, local directory or GGUF file of the causal language model; ``package:NAME/FILE`` is a file that an
+    installed Python package brings."""
     trust_remote_code: bool = False
     """Whether code that comes with the vision encoder or language model may run."""
     resampler_type: str = "bimamba"
