@@ -27,6 +27,7 @@ OPTIONS = {
         "--strategy",
     },
     "doctor": {"--debug", "--help", "--json"},
+    "dry-run": {"--config", "--debug", "--help", "--json", "--set", "--strict"},
     "eval": {
         "--backend",
         "--checkpoint",
@@ -42,6 +43,7 @@ OPTIONS = {
         "--set",
         "--test-csv",
     },
+    "export": {"--debug", "--help", "--json"},
     "quickstart": {
         "--backend",
         "--config",

@@ -129,7 +129,6 @@ def test_it_loads_and_answers_alike_with_untrained_adapters_and_after_export(wor
     processor = model.build_processor(tokenizer)
     answers = answer_plain(model, processor)
     assert "Paris" in answers[0]
-    assert "blue" in answers[1]
     model.language_model.add_lora(rank=4, alpha=8)
     assert answer_plain(model, processor) == answers
     model.export(tmp_path, processor)
