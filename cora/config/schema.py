@@ -6,7 +6,7 @@ checks them, because this layer must not import it. Angles are degrees, sizes ar
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -301,6 +301,8 @@ class DataConfig(Section):
 
 class CORAConfig(Section):
     """Everything a training run needs; each section has a complete set of defaults."""
+
+    knows_retired_keys: ClassVar[bool] = True
 
     experiment: ExperimentConfig = Field(default_factory=ExperimentConfig)
     models: ModelConfig = Field(default_factory=ModelConfig)

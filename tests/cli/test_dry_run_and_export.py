@@ -69,7 +69,7 @@ def test_a_dry_run_reports_every_stage(config: Path) -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout.splitlines()[-1])
     assert document["unknown_keys"] == []
-    vision, resampler, finetune = document["stages"]
+    vision, _, finetune = document["stages"]
     assert [stage["stage"] for stage in document["stages"]] == list(STAGES)
     assert [stage["error"] for stage in document["stages"]] == [None] * 3
     views = vision["tokens"]["views"]
