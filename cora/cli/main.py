@@ -11,6 +11,8 @@ from cora.cli.errors import Group
 COMMANDS = {
     "quickstart": "cora.cli.quickstart:main",
     "train": "cora.cli.train:main",
+    "dry-run": "cora.cli.dry_run:main",
+    "export": "cora.cli.export:main",
     "eval": "cora.cli.eval:main",
     "crop": "cora.cli.crop:main",
     "bench": "cora.cli.bench:main",

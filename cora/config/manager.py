@@ -116,11 +116,11 @@ def validate(
     typed = [override.partition("=")[0].strip() for override in overrides]
     for key in unknown:
         if any(_is_at_or_below(name, key.path) for name in typed):
-            raise ConfigError(f"--set {key.path}: unknown key{key.hint}")
+            raise ConfigError(f"--set {key.path}: {_kind(key)} key{key.hint}")
     if strict and unknown:
         raise ConfigError(f"{source}: {_list_unknown(unknown)}")
     for key in unknown:
-        logger.warning("%s: unknown key %s is ignored%s", source, key.path, key.hint)
+        logger.warning("%s: %s key %s is ignored%s", source, _kind(key), key.path, key.hint)
     return config
 
 
@@ -140,6 +140,10 @@ def _assign(document: dict[str, Any], parts: Sequence[str], value: Any, override
 
 def _is_at_or_below(path: str, ancestor: str) -> bool:
     return path == ancestor or path.startswith(ancestor + ".")
+
+
+def _kind(key: UnknownKey) -> str:
+    return "retired" if key.is_retired else "unknown"
 
 
 def _list_unknown(unknown: Sequence[UnknownKey]) -> str:

@@ -6,7 +6,7 @@ checks them, because this layer must not import it. Angles are degrees, sizes ar
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -95,7 +95,8 @@ class ModelConfig(Section):
     vision_name: str = "google/siglip2-so400m-patch16-256"
     """Hub id or local directory of the vision encoder."""
     language_model_name: str = "Qwen/Qwen3-0.6B"
-    """Hub id or local directory of the causal language model."""
+    """Hub id, local directory or GGUF file of the causal language model; ``package:NAME/FILE`` is a file that an
+    installed Python package brings."""
     trust_remote_code: bool = False
     """Whether code that comes with the vision encoder or language model may run."""
     resampler_type: str = "bimamba"
@@ -331,6 +332,8 @@ class DataConfig(Section):
 
 class CORAConfig(Section):
     """Everything a training run needs; each section has a complete set of defaults."""
+
+    knows_retired_keys: ClassVar[bool] = True
 
     experiment: ExperimentConfig = Field(default_factory=ExperimentConfig)
     environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)

@@ -6,10 +6,11 @@ Knows pydantic and nothing of any particular setting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from cora.config.retired import why_retired
 from cora.errors import did_you_mean
 
 
@@ -18,11 +19,13 @@ class UnknownKey(NamedTuple):
 
     Attributes:
         path: Dotted path in the document (``training.stage_configs.vision.lr_rate``).
-        hint: `` (did you mean '…'?)`` or an empty string.
+        hint: `` (did you mean '…'?)``, or why a key of older files is retired, in brackets, or an empty string.
+        is_retired: Whether it is such a key.
     """
 
     path: str
     hint: str
+    is_retired: bool = False
 
 
 class Section(BaseModel):
@@ -33,6 +36,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
+    # Whether the table of retired keys is about documents of this kind.
+    knows_retired_keys: ClassVar[bool] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +58,13 @@ class Section(BaseModel):
 def unknown_keys(root: Section) -> list[UnknownKey]:
     """Return every key of `root` and its sub-sections that nothing declares, in document order."""
     everywhere = dict(_declared_paths(type(root)))
-    return [UnknownKey(path, _hint(section, key, everywhere)) for path, section, key in _walk_unknown(root, prefix="")]
+    found = []
+    for path, section, key in _walk_unknown(root, prefix=""):
+        if type(root).knows_retired_keys and (reason := why_retired(path)) is not None:
+            found.append(UnknownKey(path, f" (retired: {reason})", is_retired=True))
+        else:
+            found.append(UnknownKey(path, _hint(section, key, everywhere)))
+    return found
 
 
 def _walk_unknown(section: Section, prefix: str) -> Iterator[tuple[str, Section, str]]:

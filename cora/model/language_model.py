@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from cora.errors import CheckpointError, ConfigError
+from cora.model.language_source import find_language_model
 
 __all__ = ["DEFAULT_LORA_TARGETS", "LanguageModel"]
 
@@ -47,22 +49,37 @@ class LanguageModel(nn.Module):
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
     ) -> LanguageModel:
-        """Return the language model of a hub id or local directory with its weights.
+        """Return the language model of a hub id, local directory or GGUF file (see `find_language_model`).
+
+        Weights that a GGUF file keeps in fewer bits become numbers of `dtype`, and stay so.
 
         Raises:
-            CheckpointError: Weights are missing from the checkpoint.
+            CheckpointError: The file is not there, or weights are missing from the checkpoint.
+            BackendUnavailable: Something that reads this kind of file is not installed.
         """
-        model, report = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
+        place, where = find_language_model(name)
+        with _reads_gguf(name) if where else nullcontext():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                **where,
+            )
         missing = sorted(report["missing_keys"])
         if missing:
             raise CheckpointError(f"{name}: {len(missing)} weights are missing, first: {missing[0]}")
+        if where:
+            _forget_quantization(model)
         return cls(model)
+
+    @staticmethod
+    def tokenizer_of(name: str, *, trust_remote_code: bool = False) -> Any:
+        """Return the tokenizer that comes with a language model; arguments and errors as for `from_pretrained`."""
+        place, where = find_language_model(name)
+        with _reads_gguf(name) if where else nullcontext():
+            return AutoTokenizer.from_pretrained(place, trust_remote_code=trust_remote_code, **where)
 
     @property
     def all_tied_weights_keys(self) -> dict[str, str]:
@@ -157,3 +174,20 @@ class LanguageModel(nn.Module):
     def forward(self, **inputs: Any) -> Any:
         """Return the causal LM's output; arguments as in transformers."""
         return self.model(**inputs)
+
+
+@contextmanager
+def _reads_gguf(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a damaged file or an unknown architecture raises many types
+        raise CheckpointError(f"{name}: this GGUF file cannot be read: {error}") from error
+
+
+def _forget_quantization(model: Any) -> None:
+    """Make a model read from a GGUF file an ordinary one: its weights are plain numbers by now, whatever it says."""
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        if hasattr(model, name):
+            delattr(model, name)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config

@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from cora._auto_classes import register_loaded_classes
@@ -132,7 +132,7 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
 
         Args:
             vision_name: Hub id or directory of a vision (or two-tower) model.
-            language_model_name: Hub id or directory of a causal language model with its tokenizer.
+            language_model_name: Hub id, directory or GGUF file of a causal language model with its tokenizer.
             image_processing: Options of the `PanoramaImageProcessor`; size, mean and std default to the tower's.
             resampler: ``{"type": name, **options}``.
             latent_dim: Width between resampler and projector.
@@ -154,7 +154,7 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
             vision = VisionBackbone.from_pretrained(vision_name, **options)
         with _reads_checkpoint(language_model_name):
             language_model = LanguageModel.from_pretrained(language_model_name, **options)
-            tokenizer = AutoTokenizer.from_pretrained(language_model_name, trust_remote_code=trust_remote_code)
+            tokenizer = LanguageModel.tokenizer_of(language_model_name, trust_remote_code=trust_remote_code)
         for part in (vision.config, language_model.config):
             # Where a tower lay on this machine says nothing to whoever loads the model elsewhere.
             part.name_or_path = ""

@@ -28,6 +28,7 @@ OPTIONS = {
         "--strategy",
     },
     "doctor": {"--debug", "--help", "--json"},
+    "dry-run": {"--config", "--debug", "--help", "--json", "--set", "--strict"},
     "eval": {
         "--backend",
         "--checkpoint",
@@ -43,6 +44,7 @@ OPTIONS = {
         "--set",
         "--test-csv",
     },
+    "export": {"--debug", "--help", "--json"},
     "quickstart": {
         "--backend",
         "--config",
