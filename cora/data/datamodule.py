@@ -94,6 +94,9 @@ class PanoramaDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[PanoramaSample]:
         """Return shuffled batches of the training tables."""
+        # A resumed run loads its first batches before it is told that an epoch begins.
+        if self.trainer is not None:
+            self.set_epoch(self.trainer.current_epoch)
         return self._loader(self.train_dataset, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[PanoramaSample] | list[DataLoader[PanoramaSample]]:

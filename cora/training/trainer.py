@@ -90,6 +90,7 @@ class CORATrainer:
         """Train all stages and export the model."""
         config = self.config
         accelerator = pick_accelerator(config)
+        self.precision = pick_precision(config, accelerator)
         seed_everything(config.training.seed, workers=True, verbose=False)
         self.model, self.processor = build_model(config)
         devices = config.training.devices
@@ -135,8 +136,7 @@ class CORATrainer:
         run.state.current_stage = name
         run.save_state()
         module = PanoramaTrainingModule(self.model, self.config, name)
-        precision = pick_precision(self.config, accelerator)
-        module.feature_cache = open_feature_cache(module, data, self.config, precision=precision)
+        module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
         folder = run.stage(name)
         with quiet_lightning():
@@ -181,7 +181,7 @@ class CORATrainer:
         trainer = Trainer(
             accelerator=accelerator,
             devices=settings.devices,
-            precision=pick_precision(self.config, accelerator),
+            precision=self.precision,
             max_epochs=stage.epochs,
             max_steps=-1 if stage.max_steps is None else stage.max_steps,
             limit_train_batches=epoch_length,
