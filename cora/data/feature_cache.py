@@ -136,7 +136,11 @@ class FeatureCache:
 
     def _make_room(self, size: int) -> None:
         """Count `size` more bytes, after removing the least recently used entries if they would be too many."""
-        if self._bytes is None or self._bytes + size > self.max_bytes or self._written > self.max_bytes * _RECOUNT_SHARE:
+        if (
+            self._bytes is None
+            or self._bytes + size > self.max_bytes
+            or self._written > self.max_bytes * _RECOUNT_SHARE
+        ):
             entries = self._entries()
             self._bytes, self._written = sum(size for _, size, _ in entries), 0
             if self._bytes + size > self.max_bytes:

@@ -15,6 +15,7 @@ OPTIONS = {
     "bench crop": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "bench preprocess": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
+    "bench train": {"--config", "--debug", "--help", "--json", "--rounds", "--samples"},
     "crop": {
         "--debug",
         "--fov",
