@@ -23,7 +23,7 @@ class YawAugmentation:
     def __init__(self, seed: int, *, forced: bool = False) -> None:
         self.seed = seed
         self.forced = forced
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Let `draw` answer for another epoch."""
