@@ -108,6 +108,26 @@ def resampler(cases: Sequence[str], rounds: int, as_json: bool) -> None:
     _print(rows, "case pass ms vs_eager vs_compile rel_rms floor_ms", as_json, lambda: None)
 
 
+@main.command("train")
+@click.option(
+    "--config",
+    metavar="YAML",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/tiny.yaml",
+    show_default=True,
+    help="Sizes and batches; towers and data are made.",
+)
+@click.option("--samples", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Panoramas.")
+@click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=2, show_default=True, help="Counted epochs.")
+@_JSON
+def train(config: Path, samples: int, rounds: int, as_json: bool) -> None:
+    """Time the training stages with cached vision features and without, and the wait for data."""
+    from cora.bench.train import run
+
+    rows = run(config, samples=samples, rounds=rounds)
+    _print(rows, "stage samples_per_s data_share cache cache_gain", as_json, lambda: None)
+
+
 def _draw(function: str, rows: list[dict[str, Any]], chart: Path | None) -> None:
     from cora.bench import charts
 

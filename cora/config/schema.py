@@ -220,8 +220,8 @@ class TrainingConfig(Section):
     """Lightning's name of the number format; ``auto`` is bf16-mixed where the device has it, else 32-true."""
     gradient_clip_val: float | None = Field(1.0, gt=0.0)
     """Largest gradient norm; None does not clip."""
-    num_workers: int = Field(0, ge=0)
-    """Processes that load data; 0 loads in the training process."""
+    num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes per device that load data, 0 loads in the training process; ``auto`` follows from the cores."""
     seed: int = Field(42, ge=0)
     """Seed of weights, sampling and data order."""
     wandb_project: str | None = None
@@ -231,7 +231,11 @@ class TrainingConfig(Section):
     pack_questions: bool = True
     """Whether all questions of a panorama share one copy of its tokens in a sequence, where the stage allows it."""
     cache_features: bool = True
-    """Whether frozen vision features are computed once and kept in memory, where the stage allows it."""
+    """Whether frozen vision features are computed once and kept on disk, where the stage allows it."""
+    feature_cache_dir: str | None = None
+    """Folder they are kept in, for all runs; None takes ``feature_cache`` in ``output.runs_dir``."""
+    feature_cache_bytes: int = Field(20 * 2**30, ge=0)
+    """Most bytes of that folder; the least recently used features go first."""
 
     @field_validator("stages", mode="before")
     @classmethod
@@ -314,6 +318,11 @@ class DataConfig(Section):
     """Validation table, or several."""
     image_root: str | None = None
     """Directory that relative image paths start from; None starts from the directory of their table."""
+    yaw_augmentation: bool | Literal["force"] = False
+    """Whether training panoramas are turned by a random angle. Rows need a column ``yaw_equivariant``: whether their
+    answer stays right; others are left alone. ``force`` also turns rows without a mark."""
+    max_skipped_share: float = Field(0.01, ge=0.0, le=1.0)
+    """Share of a data set's panoramas that may be skipped because they cannot be read; more end the run."""
 
     @model_validator(mode="before")
     @classmethod

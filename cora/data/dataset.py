@@ -6,28 +6,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from cora.data.augmentation import YawAugmentation
+from cora.data.panoramas import LoadedPanorama, PanoramaLoader
 from cora.data.samples import Conversation, PanoramaSample
+from cora.data.skipped import SkippedPanorama
 from cora.data.table import Row, read_rows
 from cora.errors import DataError, ImageError
 from cora.processors.processor import PanoramaProcessor
 
-__all__ = ["FeatureStore", "PanoramaDataset"]
+__all__ = ["PanoramaDataset"]
 
 Mode = Literal["answers", "views"]
 _REMEMBERED_TEXTS = 65_536
-
-
-class FeatureStore(Protocol):
-    """Frozen vision features by panorama."""
-
-    def __contains__(self, image: Path) -> bool: ...
-
-    def __getitem__(self, image: Path) -> Tensor: ...
 
 
 class PanoramaDataset(Dataset[PanoramaSample]):
@@ -40,10 +34,15 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         image_root: Directory of relative image paths; each table's own directory when None.
         pack_questions: Whether all questions of a panorama form one sample.
         max_text_length: Most text tokens of a conversation, the vision tokens not counted; None sets no limit.
-        features: Frozen vision features to use instead of views, where they hold the panorama.
+        yaw_augmentation: Turns the panoramas of rows that are marked ``yaw_equivariant``; in mode ``views``, of all.
+            Rows of one panorama that differ in this form samples of their own.
+
+    Attributes:
+        loader: Loads the panoramas; its `features` may be set.
 
     Raises:
-        DataError: A table is wrong, a conversation is too long, or there is nothing to train on.
+        DataError: A table is wrong, a conversation is too long, there is nothing to train on, or a row does not say
+            whether its panorama may be turned.
         ImageError: A panorama is missing.
     """
 
@@ -56,13 +55,14 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         image_root: str | Path | None = None,
         pack_questions: bool = False,
         max_text_length: int | None = None,
-        features: FeatureStore | None = None,
+        yaw_augmentation: YawAugmentation | None = None,
     ) -> None:
         paths = [tables] if isinstance(tables, (str, Path)) else list(tables)
         self.processor = processor
         self.mode = mode
         self.max_text_length = max_text_length
-        self.features = features
+        self.yaw_augmentation = yaw_augmentation
+        self.loader = PanoramaLoader(processor.image_processor)
         located = [
             (Path(path), replace(row, references=(reference,)))
             for path in paths
@@ -72,20 +72,28 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         if not located:
             raise DataError("no table to train on: set data.csv_train")
         _check_images(located)
+        if yaw_augmentation is not None and mode == "answers" and not yaw_augmentation.forced:
+            _check_yaw_marks(located)
         self._samples = self._group(located, share_panorama=pack_questions or mode == "views")
+        self._numbers = {image: number for number, image in enumerate(self.images)}
         if mode == "answers":
             # Many rows ask the same and get the same answer; wording and tokenising one takes half a millisecond.
             self._tokenise = lru_cache(maxsize=_REMEMBERED_TEXTS)(processor.encode_training)
             self._encoded = [tuple(self._encode(path, row) for path, row in group) for group in self._samples]
 
-    @staticmethod
-    def _group(located: list[tuple[Path, Row]], *, share_panorama: bool) -> list[list[tuple[Path, Row]]]:
+    def _group(self, located: list[tuple[Path, Row]], *, share_panorama: bool) -> list[list[tuple[Path, Row]]]:
         if not share_panorama:
             return [[item] for item in located]
-        groups: dict[Path, list[tuple[Path, Row]]] = {}
+        groups: dict[tuple[Path, bool], list[tuple[Path, Row]]] = {}
         for path, row in located:
-            groups.setdefault(row.image, []).append((path, row))
+            groups.setdefault((row.image, self._turns(row)), []).append((path, row))
         return list(groups.values())
+
+    def _turns(self, row: Row) -> bool:
+        """Return whether the panorama of a row is turned; the mark matters only where there is an answer."""
+        if self.yaw_augmentation is None or self.mode == "views":
+            return self.yaw_augmentation is not None
+        return row.is_yaw_equivariant is not False
 
     @property
     def images(self) -> list[Path]:
@@ -106,12 +114,50 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> PanoramaSample:
-        image = self._samples[index][0][1].image
-        conversations = self._encoded[index] if self.mode == "answers" else ()
-        if self.features is not None and image in self.features:
-            return PanoramaSample(image, self.features[image], True, conversations)
-        views = self.processor.image_processor(image)["pixel_values"][0]
-        return PanoramaSample(image, views, False, conversations)
+        (sample,) = self.__getitems__([index])
+        if isinstance(sample, SkippedPanorama):
+            raise ImageError(sample.reason)
+        return sample
+
+    def __getitems__(self, indices: Sequence[int]) -> list[PanoramaSample | SkippedPanorama]:
+        """Return the samples of a batch, in order; those about the same panorama share what was loaded of it once.
+
+        In the place of a sample whose panorama cannot be used is the reason.
+        """
+        loaded: dict[tuple[Path, float | None], LoadedPanorama | SkippedPanorama] = {}
+        samples: list[PanoramaSample | SkippedPanorama] = []
+        for index in indices:
+            row = self._samples[index][0][1]
+            turn = self._draw_turn(row)
+            if (row.image, turn) not in loaded:
+                loaded[row.image, turn] = self._load(row.image, turn)
+            panorama = loaded[row.image, turn]
+            if isinstance(panorama, SkippedPanorama):
+                samples.append(panorama)
+                continue
+            conversations = self._encoded[index] if self.mode == "answers" else ()
+            samples.append(
+                PanoramaSample(
+                    row.image,
+                    panorama.views,
+                    panorama.has_features,
+                    conversations,
+                    panorama.feature_key,
+                    panorama.was_damaged,
+                )
+            )
+        return samples
+
+    def _draw_turn(self, row: Row) -> float | None:
+        if self.yaw_augmentation is None or not self._turns(row):
+            return None
+        return self.yaw_augmentation.draw(self._numbers[row.image])
+
+    def _load(self, image: Path, turn: float | None) -> LoadedPanorama | SkippedPanorama:
+        try:
+            return self.loader.load(image, turn)
+        except ImageError as error:
+            return SkippedPanorama(str(image), str(error))
 
 
 def _check_images(located: Iterable[tuple[Path, Row]]) -> None:
@@ -121,3 +167,14 @@ def _check_images(located: Iterable[tuple[Path, Row]]) -> None:
         if row.image not in checked and not row.image.is_file():
             raise ImageError(f"{path}, line {row.line}: {row.image}: no such file")
         checked.add(row.image)
+
+
+def _check_yaw_marks(located: Iterable[tuple[Path, Row]]) -> None:
+    """Refuse rows that do not say whether their answer depends on the direction the camera faces."""
+    for path, row in located:
+        if row.is_yaw_equivariant is None:
+            raise DataError(
+                f"{path}, line {row.line}: column 'yaw_equivariant' is missing or empty, so nobody knows whether the "
+                "answer stays right when the panorama is turned: mark each row true or false, set "
+                "data.yaw_augmentation to 'force' (unmarked rows are turned) or to false"
+            )

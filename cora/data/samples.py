@@ -4,7 +4,9 @@ Several questions of one panorama can share one copy of its vision tokens: the p
 question is a segment that sees the prefix and itself and counts its positions from the end of the prefix. Each
 question is then computed exactly as if it stood alone.
 
-Shapes: B samples, L sequence, V views, S patch tokens per view.
+Samples of a batch that are about the same panorama share its views too: they are in the batch once.
+
+Shapes: B samples, P distinct panoramas, L sequence, V views, S patch tokens per view.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from cora.data.skipped import SkippedPanorama
 from cora.errors import DataError
 from cora.processors.text import IGNORE_INDEX
 
-__all__ = ["Conversation", "PackedConversations", "PanoramaSample", "collate", "pack"]
+__all__ = ["Conversation", "LoadReport", "PackedConversations", "PanoramaSample", "collate", "collate_loaded", "pack"]
 
 _PREFIX = 0
 _PADDING = -1
@@ -39,15 +43,36 @@ class PanoramaSample:
 
     Attributes:
         image: Where the panorama lies, for messages.
-        views: Either normalised views float[V, 3, h, w], or frozen vision features float[V, S, D].
+        views: Either normalised views float[V, 3, h, w], or frozen vision features float[V, S, D]. Samples that share
+            the tensor share its place in a batch.
         has_features: Whether `views` are features.
         conversations: Empty for self-supervised stages.
+        feature_key: Under which key features of `views` are to be kept; None keeps none.
+        was_damaged: Whether features were kept, but damaged.
     """
 
     image: Path
     views: Tensor
     has_features: bool
     conversations: tuple[Conversation, ...]
+    feature_key: str | None = None
+    was_damaged: bool = False
+
+
+class LoadReport(NamedTuple):
+    """How the panoramas of a batch were loaded.
+
+    Attributes:
+        feature_keys: Under which key to keep the features of each of ``pixel_values``; None keeps none.
+        num_hits: Panoramas whose features were known.
+        num_damaged: Panoramas whose features were kept, but damaged.
+        skipped: What is missing from the batch because its panorama cannot be used.
+    """
+
+    feature_keys: tuple[str | None, ...]
+    num_hits: int
+    num_damaged: int
+    skipped: tuple[SkippedPanorama, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +120,55 @@ def _segment_mask(segments: Tensor) -> Tensor:
     return ((same | prefix) & causal)[:, None]
 
 
+def collate_loaded(
+    samples: Sequence[PanoramaSample | SkippedPanorama], *, image_token_id: int, pad_token_id: int
+) -> dict[str, Any]:
+    """Return `collate` of what could be loaded, and as ``report`` a `LoadReport`, possibly nothing else."""
+    usable = [sample for sample in samples if isinstance(sample, PanoramaSample)]
+    skipped = tuple(sample for sample in samples if isinstance(sample, SkippedPanorama))
+    known, others = _distinct(usable)
+    keys = tuple(sample.feature_key for sample in others)
+    report = LoadReport(keys, len(known), sum(sample.was_damaged for sample in others), skipped)
+    tensors = collate(usable, image_token_id=image_token_id, pad_token_id=pad_token_id) if usable else {}
+    return {**tensors, "report": report}
+
+
 def collate(samples: Sequence[PanoramaSample], *, image_token_id: int, pad_token_id: int) -> dict[str, Tensor]:
-    """Return the model's input for samples: views or features, and, when there are conversations, text.
+    """Return the model's input for samples: views, features or both, and, when there are conversations, text.
 
     Sequences are padded on the right; with several conversations in any sample the mask is bool[B, 1, L, L],
-    otherwise int64[B, L].
+    otherwise int64[B, L]. Where not every sample has a panorama of its own, in order, ``panorama`` int64[B] says which
+    of the P each is about: those of ``vision_features`` come first, those of ``pixel_values`` after them.
     """
-    name = "vision_features" if samples[0].has_features else "pixel_values"
-    batch = {name: torch.stack([sample.views for sample in samples])}
+    known, others = _distinct(samples)
+    batch = {
+        name: torch.stack([sample.views for sample in rows])
+        for name, rows in (("vision_features", known), ("pixel_values", others))
+        if rows
+    }
     if not samples[0].conversations:
         return batch
+    places = {id(sample.views): place for place, sample in enumerate(known + others)}
+    panorama = [places[id(sample.views)] for sample in samples]
+    if panorama != list(range(len(places))):
+        batch["panorama"] = torch.tensor(panorama)
+    return batch | _collate_text(samples, image_token_id, pad_token_id)
+
+
+def _distinct(samples: Sequence[PanoramaSample]) -> tuple[list[PanoramaSample], list[PanoramaSample]]:
+    """Return a sample of each panorama, those with features apart from those with views."""
+    distinct = {id(sample.views): sample for sample in samples}.values()
+    known = [sample for sample in distinct if sample.has_features]
+    return known, [sample for sample in distinct if not sample.has_features]
+
+
+def _collate_text(samples: Sequence[PanoramaSample], image_token_id: int, pad_token_id: int) -> dict[str, Tensor]:
     packed = [pack(sample.conversations, image_token_id, name=str(sample.image)) for sample in samples]
-    batch["input_ids"] = _pad([row.input_ids for row in packed], pad_token_id)
-    batch["labels"] = _pad([row.labels for row in packed], IGNORE_INDEX)
-    batch["position_ids"] = _pad([row.positions for row in packed], 0)
     segments = _pad([row.segments for row in packed], _PADDING)
-    if all(len(sample.conversations) == 1 for sample in samples):
-        batch["attention_mask"] = (segments != _PADDING).long()
-    else:
-        batch["attention_mask"] = _segment_mask(segments)
-    return batch
+    is_packed = any(len(sample.conversations) > 1 for sample in samples)
+    return {
+        "input_ids": _pad([row.input_ids for row in packed], pad_token_id),
+        "labels": _pad([row.labels for row in packed], IGNORE_INDEX),
+        "position_ids": _pad([row.positions for row in packed], 0),
+        "attention_mask": _segment_mask(segments) if is_packed else (segments != _PADDING).long(),
+    }

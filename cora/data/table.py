@@ -23,6 +23,7 @@ IMAGE_COLUMNS = ("url", "image", "image_path", "file_name")
 QUERY_COLUMNS = ("query", "instruction", "original_query", "prompt")
 ANSWER_COLUMNS = ("annotation", "response", "reference")
 
+_TRUTHS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|data:)", re.IGNORECASE)
 
 
@@ -39,6 +40,8 @@ class Row:
         type: Kind of question, as the table names it.
         choices: The answers to choose from, for multiple choice.
         line: Line of the table the row starts on, from 1.
+        is_yaw_equivariant: Whether the references stay right when the panorama is turned; None where the table does not
+            say.
     """
 
     sample_id: str
@@ -49,6 +52,7 @@ class Row:
     type: str | None
     choices: tuple[str, ...] | None
     line: int
+    is_yaw_equivariant: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,7 @@ def _row(record: Record, index: int, columns: _Columns, root: Path, *, contain: 
         type=(cell_text(cells.get("type")) or "").strip() or None,
         choices=_choices(cells.get("choices")),
         line=line,
+        is_yaw_equivariant=_truth(cells, "yaw_equivariant"),
     )
 
 
@@ -162,6 +167,16 @@ def _required(cells: Mapping[str, Any], column: str) -> str:
     if text is None:
         raise DataError(f"column '{column}' is empty or not a text")
     return text
+
+
+def _truth(cells: Mapping[str, Any], column: str) -> bool | None:
+    text = cell_text(cells.get(column))
+    if text is None:
+        return None
+    value = _TRUTHS.get(text.strip().lower())
+    if value is None:
+        raise DataError(f"column '{column}' is {' or '.join(_TRUTHS)}, got '{text[:80]}'")
+    return value
 
 
 def _references(cells: Mapping[str, Any], column: str) -> tuple[str, ...]:

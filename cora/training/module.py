@@ -1,6 +1,6 @@
 """PanoramaTrainingModule: what is trained in a stage, with which losses and learning rates.
 
-Shapes: B panoramas, V views, S tokens per view, T vision tokens, L sequence, D widths.
+Shapes: B samples, P distinct panoramas, V views, S tokens per view, T vision tokens, L sequence, D widths.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from cora.config.schema import CORAConfig, StageName
+from cora.data.feature_cache import FeatureCache
 from cora.errors import ConfigError
 from cora.model.projectors import VICRegProjector
 from cora.model.vlm import PanoramaVLM
@@ -24,11 +25,15 @@ from cora.training.token_drop import keep_vision_tokens
 
 __all__ = ["PanoramaTrainingModule"]
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
 
 # The vision encoder arrives pretrained: it moves at a tenth of the stage's learning rate.
 VISION_LR_FACTOR = 0.1
 WEIGHT_DECAY = {"vision": 0.01, "resampler": 0.05, "projector": 0.05, "vicreg_head": 0.05, "language_model": 0.01}
+
+
+def _is_empty(batch: Batch) -> bool:
+    return "pixel_values" not in batch and "vision_features" not in batch
 
 
 class PanoramaTrainingModule(LightningModule):
@@ -42,6 +47,9 @@ class PanoramaTrainingModule(LightningModule):
         model: The model; it is trained in place.
         config: The run's configuration.
         stage_name: Which stage.
+
+    Attributes:
+        feature_cache: Keeps the features that are computed; None keeps none.
     """
 
     def __init__(self, model: PanoramaVLM, config: CORAConfig, stage_name: StageName) -> None:
@@ -51,6 +59,7 @@ class PanoramaTrainingModule(LightningModule):
         self.stage = config.training.stage_configs[stage_name]
         self.uses_answers = stage_name != "vision"
         self.view_losses = ViewLosses(model.config, self.stage, stage_name)
+        self.feature_cache: FeatureCache | None = None
         self.vicreg_head: nn.Module | None = None
         if self.view_losses.weights:
             self.vicreg_head = VICRegProjector(
@@ -101,22 +110,37 @@ class PanoramaTrainingModule(LightningModule):
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the named losses of a batch and their weighted sum as ``loss``; views are encoded once."""
         model = self.model
-        features = batch.get("vision_features")
-        if features is None:
-            features = model.encode_views(batch["pixel_values"])
+        features = self._vision_features(batch)
         latents = model.resample(features.to(model.dtype))
         if not self.training:
             self.diagnostics.update(vision=features, latent=latents)
         losses: dict[str, Tensor] = {}
         total = latents.new_zeros(())
         if self.uses_answers:
-            losses["lm"] = self._answer_loss(batch, model.projector(latents))
+            vision_tokens = model.projector(latents)
+            # Questions about one panorama share what was made of it.
+            panorama = batch.get("panorama")
+            losses["lm"] = self._answer_loss(batch, vision_tokens if panorama is None else vision_tokens[panorama])
             total = total + losses["lm"]
         if self.vicreg_head is not None:
             for name, loss in self.view_losses(self.vicreg_head, latents).items():
                 losses[name] = loss
                 total = total + self.view_losses.weights[name] * loss
         return {**losses, "loss": total}
+
+    def _vision_features(self, batch: Batch) -> Tensor:
+        """Return the features float[P, V, S, D] of a batch: those that are known, then those of its views."""
+        known, views = batch.get("vision_features"), batch.get("pixel_values")
+        if views is None:
+            return cast(Tensor, known)
+        features = self.model.encode_views(views)
+        if self.feature_cache is not None:
+            features = self.feature_cache.store(batch["report"].feature_keys, features)
+        return features if known is None else torch.cat((known.to(features.dtype), features))
+
+    def _no_loss(self) -> Tensor:
+        """Return a loss of zero with gradients of zero: of a batch of skipped panoramas there is nothing to learn."""
+        return cast(Tensor, sum(item.sum() * 0 for item in self.parameters() if item.requires_grad))
 
     def _answer_loss(self, batch: Batch, vision_tokens: Tensor) -> Tensor:
         kept = self.model.resampler.draw_kept(*vision_tokens.shape[:2])
@@ -136,13 +160,16 @@ class PanoramaTrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch."""
+        if _is_empty(batch):
+            return self._no_loss()
         losses = self._losses(batch)
         self._log(losses, "train")
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Log the losses of a batch."""
-        self._log(self._losses(batch), "val")
+        if not _is_empty(batch):
+            self._log(self._losses(batch), "val")
 
     def on_validation_epoch_start(self) -> None:
         """Begin measuring."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,15 +13,18 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig, StageConfig, StageName
+from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
+from cora.data.skipped import SkippedList
 from cora.errors import ConfigError
 from cora.training.build import build_model, pick_accelerator, pick_precision
 from cora.training.callbacks import CUDACacheCleanupCallback
 from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from cora.training.curves import plot_curves
-from cora.training.feature_cache import FeatureCache, fits_in_memory
+from cora.training.features import open_feature_cache
 from cora.training.lightning_messages import quiet_lightning
 from cora.training.loggers import check_loggers, finished_afterwards, stage_loggers
+from cora.training.loading import DataLoadingCallback, pick_num_workers
 from cora.training.module import PanoramaTrainingModule
 from cora.training.overlap_figures import OverlapFigures
 from cora.training.run_folder import RunFolder
@@ -61,14 +64,23 @@ class CORATrainer:
         config: The configuration.
         experiment: Name of the run's parent folder where ``experiment.name`` is ``auto``.
         show_progress: Whether progress bars are drawn.
+        callbacks: Further callbacks, of all stages.
 
     Raises:
         ConfigError: A stage has no data or no loss.
     """
 
-    def __init__(self, config: CORAConfig, *, experiment: str = "cora", show_progress: bool = True) -> None:
+    def __init__(
+        self,
+        config: CORAConfig,
+        *,
+        experiment: str = "cora",
+        show_progress: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         self.config = config
         self.show_progress = show_progress
+        self.callbacks = callbacks
         name = config.experiment.name
         self.experiment = experiment if name == "auto" else name
         for stage in config.training.stages:
@@ -80,13 +92,18 @@ class CORATrainer:
         config = self.config
         accelerator = pick_accelerator(config)
         check_loggers(config)
+        self.precision = pick_precision(config, accelerator)
         seed_everything(config.training.seed, workers=True, verbose=False)
         self.model, self.processor = build_model(config)
-        self.features = FeatureCache()
+        devices = config.training.devices
+        self.num_workers = pick_num_workers(
+            config.training.num_workers, accelerator, devices if isinstance(devices, int) else 1
+        )
         # The data of all stages is read first: a wrong row should not stop a run hours later.
         stages = {name: self._data(name) for name in config.training.stages}
         run = RunFolder.create(config.output.runs_dir, self.experiment)
         logger.info("run folder: %s", run.path)
+        self.skipped = SkippedList(run.path / "skipped.csv", max_share=config.data.max_skipped_share)
         ConfigManager.save(config, run.path / "config.yaml")
         tables = {table for name in stages for side in config.stage_tables(name) for table in side}
         run.save_provenance(seed=config.training.seed, device=accelerator, tables=sorted(tables))
@@ -109,15 +126,20 @@ class CORATrainer:
             pack_questions=config.training.pack_questions,
             max_text_length=stage.max_text_length,
             batch_size=stage.batch_size,
-            num_workers=config.training.num_workers,
-            features=self.features,
+            num_workers=self.num_workers,
+            yaw_augmentation=(
+                YawAugmentation(config.training.seed, forced=config.data.yaw_augmentation == "force")
+                if config.data.yaw_augmentation
+                else None
+            ),
         )
 
     def _run_stage(self, name: StageName, data: PanoramaDataModule, run: RunFolder, accelerator: str) -> None:
         run.state.current_stage = name
         run.save_state()
         module = PanoramaTrainingModule(self.model, self.config, name)
-        self._cache_features(module, data)
+        module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
+        data.use_features(module.feature_cache)
         folder = run.stage(name)
         with quiet_lightning():
             trainer, best = self._lightning(name, folder, accelerator, data)
@@ -134,17 +156,6 @@ class CORATrainer:
         }
         run.save_state()
 
-    def _cache_features(self, module: PanoramaTrainingModule, data: PanoramaDataModule) -> None:
-        """Fill the cache where the stage may use it, and empty it where the vision encoder is going to change."""
-        if not module.vision_is_frozen:
-            self.features.clear()
-            return
-        images = [image for dataset in data.datasets for image in dataset.images]
-        if self.config.training.cache_features and fits_in_memory(self.model, len(images)):
-            self.features.fill(
-                self.model, self.processor.image_processor, images, num_workers=self.config.training.num_workers
-            )
-
     def _lightning(
         self, name: StageName, folder: Path, accelerator: str, data: PanoramaDataModule
     ) -> tuple[Trainer, ModelCheckpoint]:
@@ -159,7 +170,12 @@ class CORATrainer:
             # Without validation data there is one loss per epoch, known only once the epoch has ended.
             save_on_train_epoch_end=not has_validation,
         )
-        callbacks: list[Callback] = [checkpoint, LearningRateMonitor(logging_interval="step")]
+        callbacks: list[Callback] = [
+            checkpoint,
+            LearningRateMonitor(logging_interval="step"),
+            DataLoadingCallback(data, name, self.skipped),
+            *self.callbacks,
+        ]
         if name == "vision":
             callbacks.append(OverlapFigures(folder))
         if accelerator == "cuda":
@@ -170,7 +186,7 @@ class CORATrainer:
         trainer = Trainer(
             accelerator=accelerator,
             devices=settings.devices,
-            precision=pick_precision(self.config, accelerator),
+            precision=self.precision,
             max_epochs=stage.epochs,
             max_steps=-1 if stage.max_steps is None else stage.max_steps,
             limit_train_batches=epoch_length,

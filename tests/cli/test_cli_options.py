@@ -16,6 +16,7 @@ OPTIONS = {
     "bench preprocess": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "bench scan": {"--debug", "--help", "--json", "--rounds"},
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
+    "bench train": {"--config", "--debug", "--help", "--json", "--rounds", "--samples"},
     "crop": {
         "--debug",
         "--fov",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_models import make_model, make_panorama
 
+from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
 from cora.data.dataset import PanoramaDataset
+from cora.data.feature_cache import FeatureCache
 from cora.errors import DataError, ImageError
 from cora.processors.processor import PanoramaProcessor
 from cora.processors.text import IGNORE_INDEX
@@ -65,12 +68,112 @@ def test_views_are_those_of_the_processor(table: Path, processor: PanoramaProces
     torch.testing.assert_close(sample.views, processor.image_processor(make_panorama(1))["pixel_values"][0])
 
 
-def test_known_features_replace_views(table: Path, processor: PanoramaProcessor) -> None:
-    features = {table.with_name("1.png"): torch.ones(2, 3, 4)}
-    data = PanoramaDataset(table, processor, features=features)
-    assert not data[0].has_features
-    assert data[2].has_features
-    assert data[2].views.shape == (2, 3, 4)
+def test_questions_of_a_batch_share_what_was_loaded_once(table: Path, processor: PanoramaProcessor) -> None:
+    samples = PanoramaDataset(table, processor).__getitems__([1, 2, 0])
+    assert samples[0].views is samples[2].views  # type: ignore[union-attr]
+    (batch, *_) = PanoramaDataModule(table, table, processor, batch_size=4).val_dataloader()
+    assert len(batch["pixel_values"]) == 3
+    assert batch["panorama"].tolist() == [0, 0, 1, 2]
+
+
+def test_known_features_replace_views(table: Path, processor: PanoramaProcessor, tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path / "features", "model", max_bytes=10**6)
+    image = table.with_name("1.png")
+    cache.store([cache.key(image, image.read_bytes())], torch.ones(1, 2, 3, 4))
+    module = PanoramaDataModule(table, table, processor, batch_size=4)
+    module.use_features(cache)
+    (batch,) = module.val_dataloader()
+    assert batch["vision_features"].shape == (1, 2, 3, 4)
+    assert len(batch["pixel_values"]) == 2
+    assert batch["panorama"].tolist() == [1, 1, 0, 2]
+    report = batch["report"]
+    assert (report.num_hits, report.num_damaged, len(report.feature_keys)) == (1, 0, 2)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_bad_panorama_is_left_out_and_nothing_else_moves(
+    table: Path, processor: PanoramaProcessor, num_workers: int
+) -> None:
+    data = PanoramaDataset(table, processor)
+    answers = [data[index].conversations[0].input_ids for index in range(4)]
+    bad = table.with_name("1.png")
+    bad.write_bytes(bad.read_bytes()[:60])
+    module = PanoramaDataModule(table, table, processor, batch_size=2, num_workers=num_workers)
+    first, second = module.val_dataloader()
+    assert [len(batch["input_ids"]) for batch in (first, second)] == [2, 1]
+    assert second["input_ids"][0].tolist() == answers[3]
+    (skipped,) = second["report"].skipped
+    assert skipped.image == str(bad)
+    assert "1.png" in skipped.reason
+    assert first["report"].skipped == ()
+
+
+def test_a_file_that_is_away_for_a_moment_is_read_again(
+    table: Path, processor: PanoramaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PanoramaDataset(table, processor)
+    faults = [OSError(5, "Input/output error")] * 2
+    read_bytes = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if faults:
+            raise faults.pop()
+        return read_bytes(path)
+
+    monkeypatch.setattr("cora.data.panoramas._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert len(data[0].views) == data.processor.image_processor.num_views
+    faults.extend([OSError(5, "Input/output error")] * 3)
+    with pytest.raises(ImageError, match=r"0\.png: cannot be read, tried 3 times: Input/output error"):
+        data[0]
+
+
+def marked(table: Path, marks: str) -> Path:
+    rows = table.read_text().splitlines()
+    cells = ["yaw_equivariant", *marks.split()]
+    path = table.with_name("marked.csv")
+    lines = [f"{row},{cell}" for row, cell in zip(rows, cells, strict=True)]
+    path.write_text("\n".join(lines).replace("-", "") + "\n")
+    return path
+
+
+def test_only_panoramas_of_rows_marked_for_it_are_turned(table: Path, processor: PanoramaProcessor) -> None:
+    augmentation = YawAugmentation(3)
+    data = PanoramaDataset(marked(table, "true false no 1"), processor, yaw_augmentation=augmentation)
+    plain = PanoramaDataset(table, processor)
+    same = [torch.equal(data[index].views, plain[index].views) for index in range(4)]
+    assert same == [False, True, True, False]
+    number, image = 0, np.asarray(make_panorama(0))
+    expected = processor.image_processor(np.roll(image, int(augmentation.draw(number) * image.shape[1]), axis=1))
+    assert torch.equal(data[0].views, expected["pixel_values"][0])
+    before = data[0].views
+    augmentation.set_epoch(1)
+    assert not torch.equal(data[0].views, before)
+    augmentation.set_epoch(0)
+    assert torch.equal(data[0].views, before)
+    packed = PanoramaDataset(
+        marked(table, "true false no 1"), processor, pack_questions=True, yaw_augmentation=augmentation
+    )
+    # The first panorama has a row of either kind.
+    assert [len(packed[index].conversations) for index in range(len(packed))] == [1, 1, 1, 1]
+
+
+def test_rows_without_a_mark_are_not_turned_unless_forced(table: Path, processor: PanoramaProcessor) -> None:
+    augmentation = YawAugmentation(3)
+    with pytest.raises(DataError, match=r"train\.csv, line 2: column 'yaw_equivariant' is missing or empty"):
+        PanoramaDataset(table, processor, yaw_augmentation=augmentation)
+    partly = marked(table, "true false - true")
+    with pytest.raises(DataError, match=r"marked\.csv, line 4: column 'yaw_equivariant' is missing or empty"):
+        PanoramaDataset(partly, processor, yaw_augmentation=augmentation)
+    forced = PanoramaDataset(partly, processor, yaw_augmentation=YawAugmentation(3, forced=True))
+    plain = PanoramaDataset(table, processor)
+    same = [torch.equal(forced[index].views, plain[index].views) for index in range(4)]
+    assert same == [False, True, False, False]
+    with pytest.raises(DataError, match=r"line 3: column 'yaw_equivariant' is true or false or .*, got 'maybe'"):
+        PanoramaDataset(marked(table, "true maybe true true"), processor)
+    # There is no answer that a turn could make wrong.
+    views = PanoramaDataset(table, processor, mode="views", yaw_augmentation=augmentation)
+    assert not torch.equal(views[0].views, plain[0].views)
 
 
 def test_a_missing_panorama_is_refused_before_training(table: Path, processor: PanoramaProcessor) -> None:
@@ -115,5 +218,6 @@ def test_worker_processes_load_the_same(table: Path, processor: PanoramaProcesso
         module = PanoramaDataModule(table, table, processor, batch_size=4, num_workers=num_workers)
         (batch,) = list(module.val_dataloader())
         batches.append(batch)
+    assert batches[0].pop("report") == batches[1].pop("report")
     for name in batches[0]:
         assert torch.equal(batches[0][name], batches[1][name]), name

@@ -37,7 +37,7 @@ def test_pack_refuses_questions_before_the_panorama() -> None:
 
 def test_collate_pads_on_the_right_and_hides_the_padding() -> None:
     views = torch.zeros(1, 3, 2, 2)
-    short = PanoramaSample(NAME, views, False, (Conversation([1, IMAGE, 2], [-100, -100, 2]),))
+    short = PanoramaSample(NAME, views.clone(), False, (Conversation([1, IMAGE, 2], [-100, -100, 2]),))
     long = PanoramaSample(NAME, views, False, (Conversation([1, IMAGE, 2, 3], [-100, -100, 2, 3]),))
     batch = collate([short, long], image_token_id=IMAGE, pad_token_id=0)
     assert batch["pixel_values"].shape == (2, 1, 3, 2, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from cora.config.schema import CORAConfig
 from cora.errors import BackendUnavailable, ConfigError, DataError, ImageError
 from cora.inference.generator import PanoramaGenerator
 from cora.model.vlm import PanoramaVLM
+from cora.training.build import build_model
+from cora.training.features import features_key
 from cora.training.trainer import CORATrainer, TrainingResult
 
 STAGES = ("vision", "resampler", "finetune")
@@ -207,15 +210,71 @@ def test_a_stage_can_have_tables_of_its_own(workspace: Path, tmp_path: Path) -> 
     assert str(table) in json.loads((result.run_dir / "provenance.json").read_text())["data_sha256"]
 
 
-def test_views_and_cached_features_train_alike(workspace: Path, tmp_path: Path) -> None:
-    curves = []
-    for cached in ("true", "false"):
-        config = make_config(
-            workspace, tmp_path / cached, f"training.cache_features={cached}", "training.stages=[finetune]"
-        )
-        curves.append(losses(train(config).run_dir, "finetune", "val_loss"))
-    # Cached features are kept in half precision.
-    assert curves[0] == pytest.approx(curves[1], rel=5e-3)
+def test_views_and_cached_features_train_alike(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    curves = {}
+    for packed in ("true", "false"):
+        for cache in ("cold", "warm", "off"):
+            config = make_config(
+                workspace,
+                tmp_path / cache,
+                f"training.cache_features={'false' if cache == 'off' else 'true'}",
+                f"training.feature_cache_dir={tmp_path / packed}",
+                f"training.pack_questions={packed}",
+                "training.num_workers=0",
+                "training.stages=[finetune]",
+            )
+            curves[cache] = losses(train(config).run_dir, "finetune", "val_loss")
+        assert curves["cold"] == pytest.approx(curves["warm"], rel=1e-4)
+        # Cached features are kept in half precision.
+        assert curves["warm"] == pytest.approx(curves["off"], rel=5e-3)
+    assert "vision features of 6 of 6 panoramas are cached" in caplog.text
+    assert "0 known, 6 computed to be kept" in caplog.text
+    assert "6 known, 0 computed to be kept" in caplog.text
+    assert "vision features are not cached: training.cache_features is false" in caplog.text
+
+
+def test_another_encoder_has_features_of_its_own(workspace: Path, tmp_path: Path) -> None:
+    config = make_config(workspace, tmp_path)
+    model, _ = build_model(config)
+    key = features_key(model, "32-true")
+    assert features_key(build_model(config)[0], "32-true") == key
+    assert features_key(model, "bf16-mixed") != key
+    with torch.no_grad():
+        next(model.vision.parameters()).flatten()[0].add_(1e-3)
+    assert features_key(model, "32-true") != key
+    wider = make_config(workspace, tmp_path, "image_processing.fov_deg=80")
+    assert features_key(build_model(wider)[0], "32-true") != key
+
+
+def test_a_turned_or_trained_stage_caches_nothing(
+    workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    train(make_config(workspace, tmp_path, "data.yaw_augmentation=force", "training.stages=[vision, resampler]"))
+    assert "stage vision: vision features are not cached: the vision encoder is trained" in caplog.text
+    assert "stage resampler: vision features are not cached: data.yaw_augmentation changes the pixels" in caplog.text
+    assert not (tmp_path / "feature_cache").exists()
+
+
+def test_a_bad_panorama_is_listed_or_ends_the_run(workspace: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes((workspace / "0.png").read_bytes()[:80])
+    table = tmp_path / "train.csv"
+    lines = [f"{workspace / '1.png'},sky,one", f"{bad},sky,blue", f"{workspace / '2.png'},sky,two"]
+    table.write_text("\n".join(["url,query,annotation", *lines]) + "\n")
+    options = (f"data.csv_train={table}", "training.stages=[finetune]", "training.stage_configs.finetune.batch_size=1")
+    # One of the batches has nothing in it.
+    result = train(make_config(workspace, tmp_path, *options, "data.max_skipped_share=0.5"))
+    with (result.run_dir / "skipped.csv").open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert (row["data"], row["image"]) == ("finetune/train", str(bad))
+    assert "bad.png" in row["reason"]
+    assert len(losses(result.run_dir, "finetune", "val_loss")) == 2
+    with pytest.raises(DataError, match=r"1 of the 3 panoramas of finetune/train cannot be used, .*skipped\.csv lists"):
+        train(make_config(workspace, tmp_path, *options))
 
 
 @pytest.mark.parametrize(
