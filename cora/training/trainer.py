@@ -23,8 +23,8 @@ from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from cora.training.curves import plot_curves
 from cora.training.features import open_feature_cache
 from cora.training.lightning_messages import quiet_lightning
-from cora.training.loggers import check_loggers, finished_afterwards, stage_loggers
 from cora.training.loading import DataLoadingCallback, pick_num_workers
+from cora.training.loggers import check_loggers, finished_afterwards, stage_loggers
 from cora.training.module import PanoramaTrainingModule
 from cora.training.overlap_figures import OverlapFigures
 from cora.training.run_folder import RunFolder
