@@ -29,6 +29,7 @@ ROWS = {
     "preprocess": {
         "source_width": 2048,
         "size": 256,
+        "antialias": True,
         "threads": 1,
         "ms": 20.5,
         "decode_ms": 18.0,
