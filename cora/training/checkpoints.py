@@ -15,18 +15,38 @@ __all__ = ["AtomicCheckpointIO", "read_checkpoint"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name, syncs it to disk and then renames it."""
+    """Writes a checkpoint under a temporary name, syncs it, reads it back and only then renames it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint` to `path`; an interrupted write leaves an older file at `path` untouched."""
+        """Write `checkpoint` to `path`; an older file there stays until the new one has been read back.
+
+        Raises:
+            CheckpointError: What was written does not load with ``weights_only=True``.
+            OSError: The disk is full or the folder not writable.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".part")
-        with partial.open("wb") as stream:
-            torch.save(checkpoint, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with partial.open("wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            read_checkpoint(partial)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
         partial.replace(target)
+        _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -39,6 +39,15 @@ def test_an_interrupted_write_keeps_the_older_file(tmp_path: Path, monkeypatch: 
     assert read_checkpoint(path) == {"epoch": 1}
 
 
+def test_what_does_not_read_back_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+    with pytest.raises(CheckpointError, match="not a loadable checkpoint"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": Path("an object")}, path)
+    assert read_checkpoint(path) == {"epoch": 1}
+    assert [item.name for item in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_missing_damaged_and_unsafe_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "none.ckpt")
