@@ -61,6 +61,22 @@ RESAMPLER = {
     "rounds": "rounds",
 }
 
+SCAN = {
+    "case": "case",
+    "pass": "pass",
+    "ms": "ms",
+    "p25_ms": "p25",
+    "p75_ms": "p75",
+    "vs_slow": "slow path",
+    "vs_loop": "loop",
+    "vs_pscan": "pscan",
+    "vs_torch": "torch",
+    "both_over_one": "both / one",
+    "rel_rms": "error",
+    "worst_rel_rms": "worst gradient",
+    "floor_ms": "floor ms",
+}
+
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """Return rows as a Markdown table, numbers to the right."""
@@ -81,11 +97,13 @@ def _cell(value: Any, key: str) -> str:
 
 def filled(page: str) -> str:
     """Return the page with its tables replaced by those of the results."""
-    for name, columns in (("crop", CROP), ("preprocess", PREPROCESS), ("resampler", RESAMPLER)):
+    for name, columns in (("crop", CROP), ("preprocess", PREPROCESS), ("scan", SCAN), ("resampler", RESAMPLER)):
         result = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
         body = f"{result['provenance']}\n\n{table(result['rows'], columns)}"
         pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        page = re.sub(pattern, lambda match, body=body: match[1] + body + match[2], page, flags=re.DOTALL)
+        page, count = re.subn(pattern, lambda match, body=body: match[1] + body + match[2], page, flags=re.DOTALL)
+        if count != 1:
+            raise SystemExit(f"{PAGE} has {count} places for the table {name}, not one")
     return page
 
 

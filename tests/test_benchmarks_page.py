@@ -6,7 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from cora.bench import crop, preprocess, resampler
+from cora.bench import crop, preprocess, resampler, scan
 
 
 def test_tables_are_those_of_the_results(repository: Path) -> None:
@@ -21,7 +21,12 @@ def test_tables_are_those_of_the_results(repository: Path) -> None:
 
 
 def test_results_have_the_columns_of_the_benchmarks(repository: Path) -> None:
-    for name, columns in (("crop", crop.COLUMNS), ("preprocess", preprocess.COLUMNS), ("resampler", resampler.COLUMNS)):
+    for name, columns in (
+        ("crop", crop.COLUMNS),
+        ("preprocess", preprocess.COLUMNS),
+        ("scan", scan.COLUMNS),
+        ("resampler", resampler.COLUMNS),
+    ):
         result = json.loads((repository / "bench" / "results" / f"{name}.json").read_text())
         assert "commit" in result["provenance"]
         assert {tuple(row) for row in result["rows"]} == {columns}
