@@ -39,6 +39,7 @@ COLUMNS = (
     "vs_py360",
     "vs_research",
     "vs_grid_sample",
+    "vs_one_thread",
     "psnr_db",
     "research_psnr_db",
     "max_lsb",
@@ -118,6 +119,7 @@ def _run_case(source: Tensor, size: int, truth: Tensor, rounds: int, bandwidth: 
             "p25_ms": round(timing.p25, 3),
             "p75_ms": round(timing.p75, 3),
             **{f"vs_{name}": _ratio(timings.get(name), timing) for name in ("cv2", "py360", "research", "grid_sample")},
+            "vs_one_thread": _speedup(cut, torch.get_num_threads(), rounds),
             "psnr_db": psnr(pictures, truth),
             "research_psnr_db": research_psnr,
             "max_lsb": round(_largest_error(pictures, source, antialias), 3),
@@ -126,6 +128,22 @@ def _run_case(source: Tensor, size: int, truth: Tensor, rounds: int, bandwidth: 
         }
         rows.append(row)
     return rows
+
+
+def _speedup(cut: Callable[[], Any], threads: int, rounds: int) -> float | None:
+    """Return how many times longer one thread takes; None where there is only one.
+
+    By themselves: the threads of other libraries wait for work a while after a call, in the place of ours.
+    """
+    if threads == 1:
+        return None
+
+    def with_threads(count: int) -> None:
+        torch.set_num_threads(count)
+        cut()
+
+    timings = take_turns({str(count): partial(with_threads, count) for count in (1, threads)}, rounds)
+    return _ratio(timings["1"], timings[str(threads)])
 
 
 def _cut(source: Tensor, size: int, antialias: bool, impl: Implementation) -> Tensor:

@@ -25,6 +25,7 @@ CROP = {
     "vs_py360": "py360convert",
     "vs_research": "research",
     "vs_grid_sample": "grid_sample",
+    "vs_one_thread": "one thread",
     "psnr_db": "PSNR dB",
     "research_psnr_db": "research dB",
     "max_lsb": "max LSB",

@@ -52,6 +52,7 @@ def test_a_peer_that_is_missing_leaves_a_gap(monkeypatch: pytest.MonkeyPatch) ->
     (row, _) = crop.run([64], [8], rounds=1)
     assert row["vs_cv2"] is row["vs_py360"] is row["vs_research"] is row["research_psnr_db"] is None
     assert row["vs_grid_sample"] > 0
+    assert row["vs_one_thread"] is None
 
 
 def test_peers_cut_the_same_views() -> None:
