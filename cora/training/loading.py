@@ -92,12 +92,13 @@ class DataLoadingCallback(Callback):
 def pick_num_workers(wanted: int | str, accelerator: str, num_devices: int) -> int:
     """Return the loading processes per device; ``auto`` follows from the cores, and is logged with the reason.
 
-    A GPU leaves all cores but one to loading. On the CPU training needs them itself, so loading gets half.
+    A GPU leaves all cores but one to loading. On the CPU training needs them itself and loads in its own process: a
+    process forked beside the running threads of a step can wait for them for ever.
     """
     if isinstance(wanted, int):
         return wanted
     cores = len(os.sched_getaffinity(0)) // num_devices
-    number = min(_MOST_WORKERS, cores - 1 if accelerator == "cuda" else cores // 2)
+    number = min(_MOST_WORKERS, cores - 1 if accelerator == "cuda" else 0)
     number = max(0, number)
     logger.info("%d loading processes per device: %d cores for it, training on %s", number, cores, accelerator)
     return number
