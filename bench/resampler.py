@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cora.bench.timing import Timing, copy_bandwidth, environment, reuse_memory, take_turns, use_threads
+from cora.bench.timing import Timing, copy_bandwidth, environment, product_speed, reuse_memory, take_turns, use_threads
 from cora.errors import CoraError
 from cora.geometry.layouts import yaw_ring
 from cora.model.layout import build_token_layout
@@ -101,7 +100,7 @@ def run(cases: Sequence[str] = (), *, rounds: int = 7, side: int = 16, width: in
     common["instructions"] = os.environ.get("ONEDNN_MAX_CPU_ISA", "all")
     rows: list[dict[str, Any]] = []
     with use_threads(1):
-        floor = partial(_floor, flops_per_ms=_product_speed(), bandwidth=copy_bandwidth())
+        floor = partial(_floor, flops_per_ms=product_speed(), bandwidth=copy_bandwidth())
         for make in _cases(len(VIEWS), side, width, cases):
             torch.manual_seed(0)
             case = make()
@@ -207,17 +206,6 @@ def _error(case: Case, function: Callable[..., Tensor], change: Tensor) -> tuple
 def _relative(value: Tensor, exact: Tensor) -> float:
     difference = (value.detach().double() - exact.detach()).square().mean()
     return float(f"{float((difference / exact.detach().square().mean()).sqrt()):.2g}")
-
-
-def _product_speed() -> float:
-    """Return the operations a millisecond of a large matrix product in float32, the best of seven."""
-    one, other = torch.randn(2048, 1024), torch.randn(1024, 1024)
-    best = 0.0
-    for _ in range(7):
-        start = time.perf_counter()
-        torch.mm(one, other)
-        best = max(best, 2 * 2048 * 1024 * 1024 / ((time.perf_counter() - start) * 1e3))
-    return best
 
 
 def _floor(flops: float, moved: float, *, flops_per_ms: float, bandwidth: float) -> float:

@@ -38,7 +38,7 @@ def test_an_operation_is_compared_with_torch_and_a_module_with_itself() -> None:
 
 
 def test_the_floor_counts_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resampler, "_product_speed", lambda: 1.0)
+    monkeypatch.setattr(resampler, "product_speed", lambda: 1.0)
     early, late = resampler.run(["projector"], rounds=1, side=4, width=8)[::2]
     # The global view in full, of each of eight views two of four columns.
     assert early["floor_ms"] == late["floor_ms"] == 2 * (16 + 8 * 8) * 8 * 8
