@@ -61,118 +61,145 @@ CORA_AVX2 inline void store(BFloat16* out, __m256 values) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(packed));
 }
 
-// The weighted sum of the two texels at `texel` and those below: [r r g g b b 0 0], to be added in pairs.
-CORA_AVX2 inline __m256i bilinear(const uint8_t* texel, int64_t stride, const int16_t* weights) {
-  const __m128d upper = _mm_castsi128_pd(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(texel)));
-  const __m128i both = _mm_castpd_si128(_mm_loadh_pd(upper, reinterpret_cast<const double*>(texel + stride)));
-  const __m128i order = _mm_setr_epi8(0, 3, 8, 11, 1, 4, 9, 12, 2, 5, 10, 13, -1, -1, -1, -1);
-  const __m256i texels = _mm256_cvtepu8_epi16(_mm_shuffle_epi8(both, order));
-  const __m256i factors = _mm256_castpd_si256(_mm256_broadcast_sd(reinterpret_cast<const double*>(weights)));
-  return _mm256_madd_epi16(texels, factors);
+// Eight bytes at each of two places, in the two halves of a vector.
+CORA_AVX2 inline __m256i load_pair(const void* low, const void* high) {
+  const __m256d both = _mm256_blend_pd(
+      _mm256_broadcast_sd(static_cast<const double*>(low)), _mm256_broadcast_sd(static_cast<const double*>(high)), 0xc);
+  return _mm256_castpd_si256(both);
 }
 
-// Sums of eight pixels as `bilinear` gives them, to eight values of each channel.
+// The weighted sums of the texels of two samples, each with its right neighbour: [r g b 0 | r g b 0].
+CORA_AVX2 inline __m256i bilinear_pair(__m256i upper, __m256i lower, __m256i weights) {
+  const __m256i order = _mm256_setr_epi8(
+      0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,  //
+      0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
+  const __m256i upper_weights = _mm256_shuffle_epi32(weights, 0x00);
+  const __m256i lower_weights = _mm256_shuffle_epi32(weights, 0x55);
+  return _mm256_add_epi32(
+      _mm256_madd_epi16(_mm256_shuffle_epi8(upper, order), upper_weights),
+      _mm256_madd_epi16(_mm256_shuffle_epi8(lower, order), lower_weights));
+}
+
+// Sums of eight pixels, those of pixels i and i + 4 together as `bilinear_pair` gives them, to eight of each channel.
 CORA_AVX2 inline void to_channels(const __m256i* sums, __m256i* channels) {
-  __m256 halves[4];
-  for (int pair = 0; pair < 4; ++pair) {
-    halves[pair] = _mm256_castsi256_ps(_mm256_hadd_epi32(sums[2 * pair], sums[2 * pair + 1]));
-  }
-  const __m256 red_blue_low = _mm256_shuffle_ps(halves[0], halves[1], 0x88);
-  const __m256 red_blue_high = _mm256_shuffle_ps(halves[2], halves[3], 0x88);
-  const __m256 green_low = _mm256_shuffle_ps(halves[0], halves[1], 0xdd);
-  const __m256 green_high = _mm256_shuffle_ps(halves[2], halves[3], 0xdd);
-  channels[0] = _mm256_castps_si256(_mm256_permute2f128_ps(red_blue_low, red_blue_high, 0x20));
-  channels[1] = _mm256_castps_si256(_mm256_permute2f128_ps(green_low, green_high, 0x20));
-  channels[2] = _mm256_castps_si256(_mm256_permute2f128_ps(red_blue_low, red_blue_high, 0x31));
+  const __m256i red_green_low = _mm256_unpacklo_epi32(sums[0], sums[1]);
+  const __m256i red_green_high = _mm256_unpacklo_epi32(sums[2], sums[3]);
+  const __m256i blue_low = _mm256_unpackhi_epi32(sums[0], sums[1]);
+  const __m256i blue_high = _mm256_unpackhi_epi32(sums[2], sums[3]);
+  channels[0] = _mm256_unpacklo_epi64(red_green_low, red_green_high);
+  channels[1] = _mm256_unpackhi_epi64(red_green_low, red_green_high);
+  channels[2] = _mm256_unpacklo_epi64(blue_low, blue_high);
 }
 
-// Writes the texel of each of `count` (a multiple of 8) taps; returns whether one is at the seam or next to a pole.
-CORA_AVX2 inline bool locate(
-    const Panorama& panorama, const int32_t* taps, int64_t count, int32_t shift, bool prefetches, int step,
-    int32_t* texels) {
-  const int64_t stride = static_cast<int64_t>(panorama.width) * kChannels;
+// Where the texel of a tap and the one below it are, given the bytes before the texel.
+struct Texels {
+  const uint8_t* upper;
+  const uint8_t* lower;
+};
+
+// Writes the bytes before the texel of each of eight taps. Returns a bit for each that is at the seam or next to a
+// pole: for those it writes 0.
+CORA_AVX2 inline int locate(const Panorama& panorama, const int32_t* taps, int32_t shift, uint32_t* offsets) {
   const __m256i widths = _mm256_set1_epi32(panorama.width);
   const __m256i last_column = _mm256_set1_epi32(panorama.width - 1);
   // Reading eight bytes at a texel must not pass the end of the panorama: the last pair of rows counts as a pole.
   const __m256i last_row = _mm256_set1_epi32(panorama.height - 3);
-  __m256i special = _mm256_setzero_si256();
-  for (int64_t group = 0; group < count; group += kLanes) {
-    const __m256i tap = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps + group));
-    __m256i column = _mm256_add_epi32(_mm256_and_si256(tap, _mm256_set1_epi32(0xffff)), _mm256_set1_epi32(shift));
-    const __m256i wraps = _mm256_cmpgt_epi32(column, last_column);
-    column = _mm256_sub_epi32(column, _mm256_and_si256(wraps, widths));
-    const __m256i row = _mm256_sub_epi32(_mm256_srli_epi32(tap, 16), _mm256_set1_epi32(1));
-    special = _mm256_or_si256(special, _mm256_cmpeq_epi32(column, last_column));
-    special = _mm256_or_si256(special, _mm256_cmpgt_epi32(_mm256_setzero_si256(), row));
-    special = _mm256_or_si256(special, _mm256_cmpgt_epi32(row, last_row));
-    const __m256i texel = _mm256_add_epi32(_mm256_mullo_epi32(row, widths), column);
-    _mm256_store_si256(reinterpret_cast<__m256i*>(texels + group), texel);
-    if (prefetches) {
-      for (int lane = 0; lane < kLanes; lane += step) {
-        const uint8_t* address = panorama.texels + static_cast<int64_t>(texels[group + lane]) * kChannels;
-        _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);
-        _mm_prefetch(reinterpret_cast<const char*>(address + stride), _MM_HINT_T0);
-      }
-    }
-  }
-  return !_mm256_testz_si256(special, special);
+  const __m256i tap = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(taps));
+  __m256i column = _mm256_add_epi32(_mm256_and_si256(tap, _mm256_set1_epi32(0xffff)), _mm256_set1_epi32(shift));
+  // As unsigned numbers: less than no columns are many.
+  column = _mm256_min_epu32(column, _mm256_sub_epi32(column, widths));
+  const __m256i row = _mm256_sub_epi32(_mm256_srli_epi32(tap, 16), _mm256_set1_epi32(1));
+  const __m256i is_ordinary = _mm256_andnot_si256(
+      _mm256_cmpeq_epi32(column, last_column), _mm256_cmpeq_epi32(_mm256_min_epu32(row, last_row), row));
+  const __m256i texel = _mm256_add_epi32(_mm256_mullo_epi32(row, widths), column);
+  const __m256i offset = _mm256_add_epi32(texel, _mm256_slli_epi32(texel, 1));
+  _mm256_store_si256(reinterpret_cast<__m256i*>(offsets), _mm256_and_si256(offset, is_ordinary));
+  return ~_mm256_movemask_ps(_mm256_castsi256_ps(is_ordinary)) & 0xff;
 }
 
-// The same for eight pixels at a time. Eight with a tap at the seam or next to a pole go the plain way: they are few.
+CORA_AVX2 inline void prefetch(const Texels& texels, const uint32_t* offsets, int64_t count, int step) {
+  for (int64_t tap = 0; tap < count; tap += step) {
+    _mm_prefetch(reinterpret_cast<const char*>(texels.upper + offsets[tap]), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(texels.lower + offsets[tap]), _MM_HINT_T0);
+  }
+}
+
+// Sums the samples of eight pixels, to eight of each channel.
+template <int kSamples>
+CORA_AVX2 inline void sum_samples(
+    const Texels& texels, const uint32_t* offsets, const int16_t* weights, int64_t any_samples, __m256i* channels) {
+  const int64_t samples = kSamples ? kSamples : any_samples;
+  constexpr int kPairs = kLanes / 2;
+  __m256i sums[kPairs];
+  for (int pair = 0; pair < kPairs; ++pair) {
+    sums[pair] = _mm256_setzero_si256();
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      const int64_t low = pair * samples + sample;
+      const int64_t high = low + kPairs * samples;
+      const __m256i upper = load_pair(texels.upper + offsets[low], texels.upper + offsets[high]);
+      const __m256i lower = load_pair(texels.lower + offsets[low], texels.lower + offsets[high]);
+      const __m256i sum = bilinear_pair(upper, lower, load_pair(weights + 4 * low, weights + 4 * high));
+      sums[pair] = _mm256_add_epi32(sums[pair], sum);
+    }
+  }
+  to_channels(sums, channels);
+}
+
+// The same for eight pixels at a time; those with a tap at the seam or next to a pole are done again the plain way.
 // kSamples is the number of samples where it is known, so that the loops unroll, and otherwise 0.
 template <typename T, int kSamples>
 CORA_AVX2 void sample_span_avx2(
     const SampleViews& call, const Panorama& panorama, int32_t shift, T* out, int64_t begin, int64_t end) {
   const int64_t samples = kSamples ? kSamples : call.samples;
   const int64_t stride = static_cast<int64_t>(panorama.width) * kChannels;
+  // The bytes before a texel are counted in 32 bits, and the last two rows never read.
+  if (stride * panorama.height > UINT32_MAX || panorama.height < 3) {
+    return sample_span(call, panorama, shift, out, begin, end);
+  }
+  const Texels texels{panorama.texels, panorama.texels + stride};
   __m256 scale[kChannels], offset[kChannels];
+  T* planes[kChannels];
   for (int channel = 0; channel < kChannels; ++channel) {
     scale[channel] = _mm256_set1_ps(call.normalisation.scale[channel]);
     offset[channel] = _mm256_set1_ps(call.normalisation.offset[channel]);
+    planes[channel] = out + channel * call.channel_stride;
   }
   // Taps are located some way ahead of their use, so that what they read of a large panorama is on its way by then.
   // The samples of a pixel share their cache lines, more or less.
   constexpr int kPrefetchStep = kSamples == 4 ? 4 : 1;
+  constexpr int64_t kMostTaps = std::max<int64_t>(kTapsAhead, kLanes * (kSamples ? kSamples : kMostSamples));
   const bool prefetches = stride * panorama.height > kCacheBytes;
-  const int64_t group_taps = kLanes * samples;
-  const int64_t block = std::max<int64_t>(1, kTapsAhead / group_taps) * kLanes;
-  alignas(32) int32_t texels[kSamples ? std::max<int64_t>(kTapsAhead, kLanes * kSamples) : kLanes * kMostSamples];
-  bool is_special[kTapsAhead / kLanes] = {};
-  int64_t pixel = begin;
-  for (; pixel + kLanes <= end; pixel += kLanes) {
-    const int64_t first = pixel * samples;
-    const int64_t position = (pixel - begin) % block;
-    if (position == 0) {
-      const int64_t groups = std::min(block, end - pixel) / kLanes;
-      for (int64_t group = 0; group < groups; ++group) {
-        const int64_t start = group * group_taps;
-        is_special[group] =
-            locate(panorama, call.taps + first + start, group_taps, shift, prefetches, kPrefetchStep, texels + start);
+  const int64_t block = std::max<int64_t>(1, kTapsAhead / (kLanes * samples)) * kLanes;
+  alignas(32) uint32_t offsets[kMostTaps];
+  uint8_t is_special[kMostTaps / 8];
+  const int64_t vectors_end = begin + (end - begin) / kLanes * kLanes;
+  for (int64_t first = begin; first < vectors_end; first += block) {
+    const int64_t last = std::min(first + block, vectors_end);
+    const int64_t count = (last - first) * samples;
+    for (int64_t tap = 0; tap < count; tap += 8) {
+      is_special[tap / 8] = locate(panorama, call.taps + first * samples + tap, shift, offsets + tap);
+    }
+    if (prefetches) prefetch(texels, offsets, count, kPrefetchStep);
+    for (int64_t pixel = first; pixel < last; pixel += kLanes) {
+      const int64_t tap = (pixel - first) * samples;
+      __m256i channels[kChannels];
+      sum_samples<kSamples>(texels, offsets + tap, call.weights + 4 * pixel * samples, samples, channels);
+      for (int channel = 0; channel < kChannels; ++channel) {
+        const __m256 value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(channels[channel]), scale[channel], offset[channel]);
+        store(planes[channel] + pixel, value);
       }
     }
-    if (is_special[position / kLanes]) {
-      sample_span(call, panorama, shift, out, pixel, pixel + kLanes);
-      continue;
-    }
-    const int16_t* weights = call.weights + 4 * first;
-    const int32_t* located = texels + position * samples;
-    __m256i sums[kLanes];
-    for (int lane = 0; lane < kLanes; ++lane) {
-      sums[lane] = _mm256_setzero_si256();
-      for (int64_t sample = 0; sample < samples; ++sample) {
-        const int64_t tap = lane * samples + sample;
-        const uint8_t* texel = panorama.texels + static_cast<int64_t>(located[tap]) * kChannels;
-        sums[lane] = _mm256_add_epi32(sums[lane], bilinear(texel, stride, weights + 4 * tap));
+    int64_t redone = first;
+    for (int64_t tap = 0; tap < count; tap += 8) {
+      for (unsigned bits = is_special[tap / 8]; bits != 0; bits &= bits - 1) {
+        const int64_t pixel = first + (tap + __builtin_ctz(bits)) / samples;
+        if (pixel < redone) continue;
+        sample_span(call, panorama, shift, out, pixel, pixel + 1);
+        redone = pixel + 1;
       }
-    }
-    __m256i channels[kChannels];
-    to_channels(sums, channels);
-    for (int channel = 0; channel < kChannels; ++channel) {
-      const __m256 value = _mm256_fmadd_ps(_mm256_cvtepi32_ps(channels[channel]), scale[channel], offset[channel]);
-      store(out + channel * call.channel_stride + pixel, value);
     }
   }
-  sample_span(call, panorama, shift, out, pixel, end);
+  sample_span(call, panorama, shift, out, vectors_end, end);
 }
 
 #endif
