@@ -11,7 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from cora.bench.gpu import kernel_runs, views
+from cora.bench.gpu import grids, kernel_runs, views
 from cora.bench.gpu import run as script
 from cora.bench.gpu.errors import Case
 
@@ -51,6 +51,16 @@ def test_a_wrong_implementation_fails(monkeypatch: pytest.MonkeyPatch, tmp_path:
     result = CliRunner().invoke(script.main, ["--out", str(tmp_path / "here.json"), "--cases", "3"])
     assert result.exit_code == 1
     assert not json.loads((tmp_path / "here.json").read_text())["passed"]
+
+
+def test_a_wrong_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = grids.depthwise_norm
+
+    def less_bias(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *others: Any, impl: Any) -> Any:
+        return right(x, weight, bias if x.dtype == torch.float64 or bias is None else 0.99 * bias, *others, impl=impl)
+
+    monkeypatch.setattr(grids, "depthwise_norm", less_bias)
+    assert not kernel_runs.check("depthwise_norm", "reference", "cpu", 3, 0)["passed"]
 
 
 # Sizes that a CPU does at once.
