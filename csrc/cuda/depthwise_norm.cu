@@ -87,19 +87,20 @@ struct Tokens {
   __device__ T* at(int token) const { return static_cast<T*>(grid.data) + static_cast<int64_t>(token) * channels; }
 
   template <bool kPaired>
-  __device__ Pair read_as(const T* token, int channel) const {
+  __device__ Two<T> load(const T* token, int channel, bool is_inside) const {
+    Two<T> values = {};
     if (kPaired) {
-      if (channel >= channels) return {0.0f, 0.0f};
-      const Two<T> values = *reinterpret_cast<const Two<T>*>(token + channel);
-      return {static_cast<float>(values.first), static_cast<float>(values.second)};
+      if (is_inside && channel < channels) values = *reinterpret_cast<const Two<T>*>(token + channel);
+      return values;
     }
-    return {
-        channel < channels ? static_cast<float>(token[channel]) : 0.0f,
-        channel + 1 < channels ? static_cast<float>(token[channel + 1]) : 0.0f};
+    if (is_inside && channel < channels) values.first = token[channel];
+    if (is_inside && channel + 1 < channels) values.second = token[channel + 1];
+    return values;
   }
   // Channels beyond the last are 0, and are not written.
   __device__ Pair read(const T* token, int channel) const {
-    return is_paired ? read_as<true>(token, channel) : read_as<false>(token, channel);
+    const Two<T> values = is_paired ? load<true>(token, channel, true) : load<false>(token, channel, true);
+    return {static_cast<float>(values.first), static_cast<float>(values.second)};
   }
   __device__ void write(T* token, int channel, Pair values) const {
     if (channel >= channels) return;
@@ -113,10 +114,16 @@ struct Tokens {
   template <bool kPaired, int kCount>
   __device__ void read_row_as(int view, int row, int column, int width, int channel, Pair (&values)[kCount]) const {
     const T* token = at(view, row, column);
+    // All are on their way before the first one is used.
+    Two<T> loaded[kCount];
 #pragma unroll
     for (int each = 0; each < kCount; ++each) {
       const bool is_inside = column + each >= 0 && column + each < width;
-      values[each] = is_inside ? read_as<kPaired>(token + each * grid.column_stride, channel) : Pair{0.0f, 0.0f};
+      loaded[each] = load<kPaired>(token + each * grid.column_stride, channel, is_inside);
+    }
+#pragma unroll
+    for (int each = 0; each < kCount; ++each) {
+      values[each] = {static_cast<float>(loaded[each].first), static_cast<float>(loaded[each].second)};
     }
   }
   // Reads neighbours in a row, which are 0 beyond its ends.
