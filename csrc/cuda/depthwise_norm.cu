@@ -119,7 +119,8 @@ struct Tokens {
 #pragma unroll
     for (int each = 0; each < kCount; ++each) {
       const bool is_inside = column + each >= 0 && column + each < width;
-      loaded[each] = load<kPaired>(token + each * grid.column_stride, channel, is_inside);
+      loaded[each] = load<kPaired>(token, channel, is_inside);
+      token += grid.column_stride;
     }
 #pragma unroll
     for (int each = 0; each < kCount; ++each) {
