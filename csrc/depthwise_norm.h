@@ -13,7 +13,10 @@ struct TokenGrid {
   int64_t view_stride, row_stride, column_stride;
 
   template <typename T>
-  T* at(int64_t view, int64_t row, int64_t column) const {
+#if defined(__CUDACC__)
+  __host__ __device__
+#endif
+      T* at(int64_t view, int64_t row, int64_t column) const {
     return static_cast<T*>(data) + view * view_stride + row * row_stride + column * column_stride;
   }
 };

@@ -21,7 +21,7 @@ from typing import Any
 import click
 import torch
 
-from cora.bench.gpu import sequence_runs, views
+from cora.bench.gpu import kernel_runs, views
 from cora.bench.gpu.events import copy_bandwidth
 from cora.ops.dispatch import Implementation, available_faces
 from cora.ops.erp_to_views import available_implementations
@@ -37,9 +37,9 @@ def run(*, rounds: int = 50, cases: int = 40, seed: int = 0) -> dict[str, Any]:
     device = torch.device("cuda" if has_gpu else "cpu")
     faces: dict[str, list[Implementation]] = {"erp_to_views": [*available_implementations(device.type)]}
     checks = [views.check(impl, device, cases, seed) for impl in faces["erp_to_views"]]
-    for operation in sequence_runs.OPERATIONS:
+    for operation in kernel_runs.OPERATIONS:
         faces[operation] = [*available_faces(f"{operation}_forward", device.type)]
-        checks += [sequence_runs.check(operation, impl, device.type, cases, seed) for impl in faces[operation]]
+        checks += [kernel_runs.check(operation, impl, device.type, cases, seed) for impl in faces[operation]]
     report: dict[str, Any] = {"environment": _environment(has_gpu), "checks": checks, "timings": [], "skipped": []}
     if has_gpu:
         right: dict[str, list[Implementation]] = {operation: [] for operation in faces}
@@ -50,12 +50,12 @@ def run(*, rounds: int = 50, cases: int = 40, seed: int = 0) -> dict[str, Any]:
         report["copy_gb_per_s"] = round(bandwidth / 1e9, 1)
         for case in views.TIMED:
             report["timings"] += views.time_case(right["erp_to_views"], *case, rounds=rounds, bandwidth=bandwidth)
-        for timed in sequence_runs.TIMED:
-            faces_of = right[sequence_runs.operation_of(timed)]
-            report["timings"] += sequence_runs.time_case(faces_of, timed, rounds=rounds, bandwidth=bandwidth)
+        for timed in kernel_runs.TIMED:
+            faces_of = right[timed.operation]
+            report["timings"] += kernel_runs.time_case(faces_of, timed, rounds=rounds, bandwidth=bandwidth)
     else:
         names = [views.name_of(*case) for case in views.TIMED]
-        names += [sequence_runs.name_of(case) for case in sequence_runs.TIMED]
+        names += [case.name for case in kernel_runs.TIMED]
         checked = [f"check of '{impl}' of {operation}" for operation in faces for impl in ("cuda", "triton")]
         report["skipped"] = [f"{each}: needs a GPU" for each in (*checked, *(f"timing of {name}" for name in names))]
     report["num_skipped"] = len(report["skipped"])

@@ -1,43 +1,27 @@
-"""The operations on sequences against float64: inputs of a case, and the errors of one call and its gradients.
+"""The operations on sequences: inputs of a case.
 
 Shapes: B batch, L positions, G directions, E channels, K states or W weights of a channel.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from cora.bench.gpu.errors import TOLERANCES, Draw
 from cora.ops.causal_conv1d import causal_conv1d
 from cora.ops.dispatch import Implementation
 from cora.ops.selective_scan import Layout, bidirectional_scan, selective_scan
 
-__all__ = ["TOLERANCES", "ConvCase", "ScanCase", "Tolerance", "excess", "random_conv", "random_scan", "relative_errors"]
+__all__ = ["ConvCase", "ScanCase", "random_conv", "random_scan"]
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """The largest relative root-mean-square error of a result, and of a gradient."""
-
-    forward: float
-    gradient: float
-
-
-# In float32 an exponential is right to 5e-7, and what a state forgets over hundreds of positions adds up in gradients.
-# The others are computed the same way and rounded, by up to 2^-8 and 2^-11 of a value; the gradient of what two
-# directions share is rounded twice.
-TOLERANCES = {
-    torch.float32: Tolerance(1e-6, 3e-5),
-    torch.bfloat16: Tolerance(4e-3, 8e-3),
-    torch.float16: Tolerance(5e-4, 1e-3),
-}
 # These are float32 in every case, and so are their gradients.
-PARAMETERS = ("A", "D", "delta_bias", "weight", "bias")
+PARAMETERS = frozenset({"A", "D", "delta_bias", "weight", "bias"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +41,9 @@ class ScanCase:
         reverse: As in `selective_scan`.
     """
 
+    operation: ClassVar[str] = "selective_scan"
+    exact: ClassVar[frozenset[str]] = PARAMETERS
+
     batch: int
     length: int
     channels: int
@@ -67,6 +54,11 @@ class ScanCase:
     shared: frozenset[str] = frozenset()
     layout: Layout = "bld"
     reverse: bool = False
+
+    @property
+    def name(self) -> str:
+        """The operation, sizes and dtype."""
+        return _name_of(self, f"N {self.states}")
 
     def inputs(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the tensors of the call, with step sizes and states as Mamba has them."""
@@ -104,6 +96,9 @@ class ScanCase:
 class ConvCase:
     """One call of `causal_conv1d`; the arguments are those of `ScanCase`."""
 
+    operation: ClassVar[str] = "causal_conv1d"
+    exact: ClassVar[frozenset[str]] = PARAMETERS
+
     batch: int
     length: int
     channels: int
@@ -113,6 +108,11 @@ class ConvCase:
     silu: bool = True
     has_bias: bool = True
     reverse: bool = False
+
+    @property
+    def name(self) -> str:
+        """The operation, sizes and dtype."""
+        return _name_of(self, f"width {self.width}")
 
     def inputs(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the tensors of the call."""
@@ -131,48 +131,9 @@ class ConvCase:
         return causal_conv1d(**inputs, activation=activation, reverse=self.reverse, impl=impl)  # type: ignore[arg-type]
 
 
-def relative_errors(
-    case: ScanCase | ConvCase, impl: Implementation, *, device: str = "cpu", seed: int = 0
-) -> dict[str, float]:
-    """Return the relative rms errors of an implementation against the reference in float64.
-
-    Args:
-        case: What is called.
-        impl: The implementation.
-        device: Where it runs.
-        seed: Of the inputs and of the gradient that the result is given.
-
-    Returns:
-        Those of the result, as ``y``, and of the gradient of each input, by its name. Where the truth is 0 throughout,
-        as the gradient of A is for a single position, the error is absolute.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    inputs = case.inputs(generator)
-    y_grad = torch.randn(_shape_of_result(inputs), generator=generator).to(case.dtype)
-
-    def run(call: Callable[[Mapping[str, Tensor]], Tensor], **place: Any) -> dict[str, Tensor]:
-        leaves = {name: each.to(**place).requires_grad_() for name, each in inputs.items()}
-        y = call(leaves)
-        gradients = torch.autograd.grad(y, list(leaves.values()), y_grad.to(**place))
-        return {"y": y.detach(), **dict(zip(leaves, gradients, strict=True))}
-
-    truth = run(lambda leaves: case.call(leaves, "reference"), dtype=torch.float64)
-    ours = run(lambda leaves: case.call(leaves, impl), device=device)
-    return {name: _relative_rms(ours[name].double().cpu(), exact) for name, exact in truth.items()}
-
-
-def excess(case: ScanCase | ConvCase, errors: Mapping[str, float]) -> float:
-    """Return the largest error as a multiple of what is tolerated; infinite where it is not a number."""
-    multiples = []
-    for name, error in errors.items():
-        tolerance = TOLERANCES[torch.float32 if name in PARAMETERS else case.dtype]
-        multiples.append(error / (tolerance.forward if name == "y" else tolerance.gradient))
-    return max(math.inf if math.isnan(multiple) else multiple for multiple in multiples)
-
-
 def random_scan(generator: torch.Generator) -> ScanCase:
     """Return a scan of random size, type and options, which float64 does in a second or so."""
-    number = _Draw(generator)
+    number = Draw(generator)
     directions = number.of(1, 2)
     return ScanCase(
         batch=number.of(1, 2, 3, 9),
@@ -190,7 +151,7 @@ def random_scan(generator: torch.Generator) -> ScanCase:
 
 def random_conv(generator: torch.Generator) -> ConvCase:
     """Return a convolution of random size, type and options."""
-    number = _Draw(generator)
+    number = Draw(generator)
     directions = number.of(1, 2)
     return ConvCase(
         batch=number.of(1, 2, 9),
@@ -205,22 +166,6 @@ def random_conv(generator: torch.Generator) -> ConvCase:
     )
 
 
-class _Draw:
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-
-    def of(self, *choices: Any) -> Any:
-        return choices[int(torch.randint(len(choices), (), generator=self.generator))]
-
-
-def _shape_of_result(inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-    sequence = inputs["u"] if "u" in inputs else inputs["x"]
-    # Shared by both directions: the result is not.
-    if sequence.ndim == 3 and "A" in inputs and inputs["A"].ndim == 3:
-        return (*sequence.shape[:2], 2, sequence.shape[2])
-    return tuple(sequence.shape)
-
-
-def _relative_rms(ours: Tensor, truth: Tensor) -> float:
-    size = float(truth.square().mean().sqrt())
-    return float((ours - truth).square().mean().sqrt()) / (size or 1.0)
+def _name_of(case: ScanCase | ConvCase, inner: str) -> str:
+    sizes = f"{case.batch} x {case.length} x {case.channels}, {inner}, {case.directions} directions"
+    return f"{case.operation} {sizes}, {str(case.dtype).removeprefix('torch.')}"

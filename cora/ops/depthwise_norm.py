@@ -45,7 +45,7 @@ def depthwise_norm(
         norm_weight: Scale of the norm, float[C].
         norm_bias: Shift of the norm, float[C].
         eps: Added to the variance, above 0.
-        impl: ``reference``, ``cpp``, ``triton``, or ``auto`` for the fastest one that is there.
+        impl: ``reference``, ``cpp``, ``cuda``, ``triton``, or ``auto`` for the fastest one that is there.
 
     Raises:
         ValueError: Shapes do not fit each other.

@@ -50,6 +50,15 @@ struct Launcher {
                 torch::stable::accelerator::getCurrentStream(tensor.get_device_index()).nativeHandle())) {}
 };
 
+// How much memory the threads of a block may share on the present device.
+inline int64_t largest_shared_memory() {
+  int device = 0, bytes = 0;
+  cudaError_t known = cudaGetDevice(&device);
+  if (known == cudaSuccess) known = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  STD_TORCH_CHECK(known == cudaSuccess, "the memory that a block may share: ", cudaGetErrorString(known));
+  return bytes;
+}
+
 template <typename... Parameters, typename... Arguments>
 void launch(
     const char* name, void (*kernel)(Parameters...), int64_t blocks, dim3 threads, size_t shared_bytes,

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cora.bench.gpu.sequences import ConvCase, excess, random_conv, relative_errors
+from cora.bench.gpu.errors import excess, relative_errors
+from cora.bench.gpu.sequences import ConvCase, random_conv
 from cora.errors import KernelUnavailable
 from cora.ops.causal_conv1d import causal_conv1d
 from cora.ops.extension import extension_problem

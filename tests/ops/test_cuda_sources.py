@@ -28,4 +28,4 @@ def test_cuda_sources_compile(source: str, repository: Path, tmp_path: Path) -> 
 
 
 def test_every_operation_has_a_cuda_source() -> None:
-    assert SOURCES == ["causal_conv1d.cu", "halve.cu", "sample_views.cu", "selective_scan.cu"]
+    assert SOURCES == ["causal_conv1d.cu", "depthwise_norm.cu", "halve.cu", "sample_views.cu", "selective_scan.cu"]

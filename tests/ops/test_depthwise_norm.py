@@ -19,7 +19,8 @@ from cora.ops.extension import has_kernel
 NAMES = ("x", "weight", "bias", "norm_weight", "norm_bias")
 # Relative root mean square, against float64: rounding of the result for the halves, of a few hundred sums for float32.
 TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-# (N, H, W, C, K): single tokens, rows and columns, tiles that do not fit, channels that do not, more than one strip.
+# (N, H, W, C, K): single tokens, rows and columns, tiles that do not fit, channels that do not, more than
+# one strip, more channels than a block of a GPU takes in a tile.
 SHAPES = [
     (1, 1, 1, 1, 3),
     (2, 1, 1, 17, 7),
@@ -31,6 +32,7 @@ SHAPES = [
     (2, 17, 4, 8, 7),
     (1, 35, 3, 40, 3),
     (1, 4, 4, 1024, 7),
+    (1, 2, 11, 3001, 3),
 ]
 
 

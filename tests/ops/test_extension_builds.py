@@ -19,24 +19,25 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not on the PATH"),
 ]
 
-SEQUENCES = ["tests/ops/test_selective_scan.py", "tests/ops/test_causal_conv1d.py"]
+OPERATIONS = ("selective_scan", "causal_conv1d", "depthwise_norm")
+TESTS = [f"tests/ops/test_{operation}.py" for operation in OPERATIONS]
 
 
 def test_code_for_any_processor(tmp_path: Path) -> None:
     extension = build(tmp_path / "portable.so", sorted((ROOT / "csrc").glob("*.cpp")), "-DCORA_PORTABLE")
-    result = run_with(extension, "cpp", *SEQUENCES, "tests/ops/test_erp_to_views.py", "-q", "-p", "no:cacheprovider")
+    result = run_with(extension, "cpp", *TESTS, "tests/ops/test_erp_to_views.py", "-q", "-p", "no:cacheprovider")
     assert result.returncode == 0, result.stdout[-3000:]
     assert "passed" in result.stdout
 
 
 def test_cuda_kernels_on_the_cpu(tmp_path: Path) -> None:
     """Their source as it is, with a stand-in for CUDA that takes the threads of a block in turns."""
-    kernels = [ROOT / "csrc" / "cuda" / f"{name}.cu" for name in ("selective_scan", "causal_conv1d")]
+    kernels = [ROOT / "csrc" / "cuda" / f"{operation}.cu" for operation in OPERATIONS]
     stand_in = f"-I{Path(__file__).with_name('cuda_on_host')}"
     extension = build(tmp_path / "cuda.so", [ROOT / "csrc" / "module.cpp", *kernels], stand_in, "-Wno-unknown-pragmas")
     # Nothing of the CPU's: its threads, what it keeps, and infinite step sizes, which its exponentials bound.
     left_out = "threads or states_are_kept or beyond_every_bound"
     options = ["-q", "-p", "no:cacheprovider", "-k", f"not ({left_out})"]
-    result = run_with(extension, "cuda", *SEQUENCES, *options)
+    result = run_with(extension, "cuda", *TESTS, *options)
     assert result.returncode == 0, result.stdout[-3000:]
     assert "passed" in result.stdout

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner
 
+from cora.bench.gpu import grids, kernel_runs, views
 from cora.bench.gpu import run as script
-from cora.bench.gpu import sequence_runs, views
-from cora.bench.gpu.sequences import ConvCase, ScanCase
+from cora.bench.gpu.errors import Case
 
 
 def test_it_checks_and_counts(tmp_path: Path) -> None:
@@ -23,7 +24,7 @@ def test_it_checks_and_counts(tmp_path: Path) -> None:
     assert report["passed"]
     assert {"date", "commit", "device", "driver", "torch", "triton", "python"} <= set(report["environment"])
     checked = {(check["op"], check["impl"]): check for check in report["checks"]}
-    operations = {"erp_to_views", *sequence_runs.OPERATIONS}
+    operations = {"erp_to_views", *kernel_runs.OPERATIONS}
     assert {(operation, "reference") for operation in operations} <= set(checked)
     for (operation, _), check in checked.items():
         assert check["cases"] == 6
@@ -35,7 +36,7 @@ def test_it_checks_and_counts(tmp_path: Path) -> None:
         assert report["num_skipped"] == 0
         assert report["timings"]
     else:
-        timed = len(views.TIMED) + len(sequence_runs.TIMED)
+        timed = len(views.TIMED) + len(kernel_runs.TIMED)
         assert report["num_skipped"] == len(report["skipped"]) == 2 * len(operations) + timed
         assert report["timings"] == []
 
@@ -52,11 +53,33 @@ def test_a_wrong_implementation_fails(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not json.loads((tmp_path / "here.json").read_text())["passed"]
 
 
-@pytest.mark.parametrize("case", sequence_runs.TIMED, ids=sequence_runs.name_of)
-def test_peers_of_the_sequences_do_the_same(case: ScanCase | ConvCase) -> None:
-    small = replace(case, batch=2, length=9, channels=6, dtype=torch.float32)
+def test_a_wrong_kernel_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = grids.depthwise_norm
+
+    def less_bias(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *others: Any, impl: Any) -> Any:
+        return right(x, weight, bias if x.dtype == torch.float64 or bias is None else 0.99 * bias, *others, impl=impl)
+
+    monkeypatch.setattr(grids, "depthwise_norm", less_bias)
+    assert not kernel_runs.check("depthwise_norm", "reference", "cpu", 3, 0)["passed"]
+
+
+# Sizes that a CPU does at once.
+SMALL = {
+    "selective_scan": {"batch": 2, "length": 9, "channels": 6},
+    "causal_conv1d": {"batch": 2, "length": 9, "channels": 6},
+    "depthwise_norm": {"views": 2, "height": 5, "width": 9, "channels": 17},
+}
+
+
+@pytest.mark.parametrize("case", kernel_runs.TIMED, ids=lambda case: case.name)
+def test_peers_do_the_same(case: Case) -> None:
+    small: Any = replace(case, dtype=torch.float32, **SMALL[case.operation])  # type: ignore[type-var]
     inputs = small.inputs(torch.Generator().manual_seed(0))
-    peers = sequence_runs._scan_peers() if isinstance(small, ScanCase) else sequence_runs._conv_peers()
+    peers = kernel_runs.peers_of(case.operation)
     assert peers
     for peer in peers.values():
         torch.testing.assert_close(peer(inputs), small.call(inputs, "reference"))
+
+
+def test_every_operation_is_timed() -> None:
+    assert {case.operation for case in kernel_runs.TIMED} == set(kernel_runs.OPERATIONS)

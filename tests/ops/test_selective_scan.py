@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cora.bench.gpu.sequences import TOLERANCES, ScanCase, excess, random_scan, relative_errors
+from cora.bench.gpu.errors import TOLERANCES, excess, relative_errors
+from cora.bench.gpu.sequences import ScanCase, random_scan
 from cora.errors import KernelUnavailable
 from cora.ops import dispatch
 from cora.ops import selective_scan as module

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from cora.bench.gpu.sequences import ConvCase, ScanCase, excess, relative_errors
+from cora.bench.gpu.errors import excess, relative_errors
+from cora.bench.gpu.sequences import ConvCase, ScanCase
 from cora.ops.depthwise_norm import depthwise_norm
 from cora.ops.erp_to_views import erp_to_views
 from cora.ops.reference import erp_to_views as reference

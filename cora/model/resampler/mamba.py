@@ -6,23 +6,22 @@ Shapes: N sequences, S positions, D width, E inner width (expand x D), R rank of
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cora.ops.causal_conv1d import causal_conv1d
-from cora.ops.selective_scan import bidirectional_scan, selective_scan
+from cora.ops.selective_scan import selective_scan
 
-__all__ = ["MambaBlock", "mean_of_directions"]
+__all__ = ["MambaBlock"]
 
 STEP_RANGE = (0.001, 0.1)
 STEP_FLOOR = 1e-4
 
 
 class MambaBlock(nn.Module):
-    """Maps float[N, S, D] to float[N, S, D], each position seeing itself and those before it.
+    """Maps float[N, S, D] to float[N, S, D], each position seeing itself and those before it, or after it.
 
     Args:
         dim: Width D.
@@ -65,10 +64,15 @@ class MambaBlock(nn.Module):
         """A, float[E, K], negative; at least float32."""
         return -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return float[N, S, D]."""
+    def forward(self, hidden: Tensor, *, reverse: bool = False) -> Tensor:
+        """Return float[N, S, D].
+
+        Args:
+            hidden: float[N, S, D].
+            reverse: Whether it runs from the last position to the first; nothing is turned around.
+        """
         inner, gate = self.in_proj(hidden).chunk(2, dim=-1)
-        inner = causal_conv1d(inner, self.conv1d.weight[:, 0], self.conv1d.bias)
+        inner = causal_conv1d(inner, self.conv1d.weight[:, 0], self.conv1d.bias, reverse=reverse)
         low_rank, read_in, read_out = self.x_proj(inner).split([self.rank, self.d_state, self.d_state], dim=-1)
         scanned = selective_scan(
             inner,
@@ -81,47 +85,7 @@ class MambaBlock(nn.Module):
             self.dt_proj.bias,
             delta_softplus=True,
             layout="bld",
+            reverse=reverse,
         )
         output: Tensor = self.out_proj(scanned)
         return output
-
-
-def mean_of_directions(forward: MambaBlock, backward: MambaBlock, hidden: Tensor) -> Tensor:
-    """Return float[N, S, D]: the mean of one block from first to last position and another from last to first.
-
-    Both directions go through each step together, with no sequence turned around: one matrix product in, one out,
-    one convolution and one scan. The blocks must have the same sizes.
-    """
-    blocks = (forward, backward)
-    rank, states = forward.rank, forward.d_state
-    # Rows of the two blocks in turn, so that the input and the gate of both directions are views of the product.
-    halves = [block.in_proj.weight.chunk(2) for block in blocks]
-    weight = torch.cat([block_halves[part] for part in (0, 1) for block_halves in halves])
-    inner, gate = F.linear(hidden, weight).view(*hidden.shape[:2], 2, 2, forward.inner_dim).unbind(2)
-    inner = causal_conv1d(
-        inner,
-        torch.stack([block.conv1d.weight[:, 0] for block in blocks]),
-        torch.stack([cast(Tensor, block.conv1d.bias) for block in blocks]),
-    )
-    read = _by_direction(inner, [block.x_proj.weight for block in blocks])
-    low_rank, read_in, read_out = read[..., :rank], read[..., rank : rank + states], read[..., rank + states :]
-    scanned = bidirectional_scan(
-        inner,
-        _by_direction(low_rank, [block.dt_proj.weight for block in blocks]),
-        torch.stack([block.transition for block in blocks]),
-        read_in,
-        read_out,
-        torch.stack([block.D for block in blocks]),
-        gate,
-        torch.stack([block.dt_proj.bias for block in blocks]),
-        delta_softplus=True,
-    )
-    # The sum over the directions is part of the product.
-    return F.linear(scanned.flatten(2), torch.cat([block.out_proj.weight for block in blocks], dim=1)) / 2
-
-
-def _by_direction(sequences: Tensor, weights: list[Tensor]) -> Tensor:
-    """Return float[N, S, 2, F] for float[N, S, 2, E] and a weight float[F, E] for each direction."""
-    flat = sequences.flatten(0, 1).transpose(0, 1)
-    product = torch.bmm(flat, torch.stack(weights).transpose(1, 2))
-    return product.transpose(0, 1).reshape(*sequences.shape[:3], -1)

@@ -1,4 +1,4 @@
-"""The selective scan and the convolution on a GPU: every implementation against float64, and its times beside peers'.
+"""The kernels of resamplers on a GPU: every implementation against float64, and its times beside peers'.
 
 The peers are torch's own operations, and the kernels of mamba_ssm and causal_conv1d where these are installed.
 """
@@ -14,26 +14,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cora.bench.gpu.errors import Case, excess, relative_errors
 from cora.bench.gpu.events import time_candidates
-from cora.bench.gpu.sequences import ConvCase, ScanCase, excess, random_conv, random_scan, relative_errors
+from cora.bench.gpu.grids import NormCase, random_norm
+from cora.bench.gpu.sequences import ConvCase, ScanCase, random_conv, random_scan
 from cora.ops.dispatch import Implementation
 from cora.ops.selective_scan import bidirectional_scan
 
-__all__ = ["OPERATIONS", "TIMED", "check", "name_of", "operation_of", "time_case"]
+__all__ = ["OPERATIONS", "TIMED", "check", "peers_of", "time_case"]
 
-OPERATIONS: dict[str, Callable[[torch.Generator], ScanCase | ConvCase]] = {
+Call = Callable[[dict[str, Tensor]], Tensor]
+
+OPERATIONS: dict[str, Callable[[torch.Generator], Case]] = {
     "selective_scan": random_scan,
     "causal_conv1d": random_conv,
+    "depthwise_norm": random_norm,
 }
 
 # 16 panoramas of 9 views, then one; both directions, which share their gate.
-TIMED: tuple[ScanCase | ConvCase, ...] = (
+TIMED: tuple[Case, ...] = (
     ScanCase(144, 256, 2048, 16, torch.bfloat16, directions=2, shared=frozenset({"z"})),
     ScanCase(144, 256, 2048, 64, torch.bfloat16, directions=2, shared=frozenset({"z"})),
     ScanCase(9, 256, 2048, 16, torch.bfloat16, directions=2, shared=frozenset({"z"})),
     ConvCase(144, 256, 2048, 4, torch.bfloat16, directions=2),
+    NormCase(144, 16, 16, 1024, 7, torch.bfloat16),
+    NormCase(9, 16, 16, 1024, 7, torch.bfloat16),
 )
-EXPONENTIALS_PER_CYCLE = 16  # of a multiprocessor's special function units
+# Of a multiprocessor: by its special function units, and by those that multiply and add.
+EXPONENTIALS_PER_CYCLE = 16
+PRODUCTS_PER_CYCLE = 128
 
 
 def check(operation: str, impl: Implementation, device: str, cases: int, seed: int) -> dict[str, Any]:
@@ -60,32 +69,18 @@ def check(operation: str, impl: Implementation, device: str, cases: int, seed: i
     }
 
 
-def operation_of(case: ScanCase | ConvCase) -> str:
-    """Return the operation that a case is of."""
-    return "selective_scan" if isinstance(case, ScanCase) else "causal_conv1d"
-
-
-def name_of(case: ScanCase | ConvCase) -> str:
-    """Return the operation and sizes of a case."""
-    inner = f"N {case.states}" if isinstance(case, ScanCase) else f"width {case.width}"
-    kind = str(case.dtype).removeprefix("torch.")
-    sizes = f"{case.batch} x {case.length} x {case.channels}, {inner}, {case.directions} directions"
-    return f"{operation_of(case)} {sizes}, {kind}"
-
-
 def time_case(
-    implementations: Sequence[Implementation], case: ScanCase | ConvCase, *, rounds: int, bandwidth: float
+    implementations: Sequence[Implementation], case: Case, *, rounds: int, bandwidth: float
 ) -> list[dict[str, Any]]:
     """Return the times of the implementations and the peers, forward and with all gradients."""
     generator = torch.Generator().manual_seed(0)
     buffers = [{name: each.cuda().requires_grad_() for name, each in case.inputs(generator).items()} for _ in range(2)]
-    calls: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
+    calls: dict[str, Call] = {
         f"cora {impl}": lambda inputs, impl=impl: case.call(inputs, impl)  # type: ignore[misc]
         for impl in implementations
         if impl != "reference"
     }
-    peers = _scan_peers() if isinstance(case, ScanCase) else _conv_peers()
-    calls |= peers
+    calls |= peers_of(case.operation)
     candidates: dict[str, Callable[[dict[str, Tensor]], Any]] = {}
     for name, call in calls.items():
         candidates[name] = torch.no_grad()(call)
@@ -94,10 +89,10 @@ def time_case(
             candidates[f"{name}, with gradients"] = _with_gradients(call)
     rows = time_candidates(candidates, buffers, rounds)
     floors = _floors(case, buffers[0], bandwidth)
-    return [{"op": operation_of(case), "case": name_of(case), **row, **floors} for row in rows]
+    return [{"op": case.operation, "case": case.name, **row, **floors} for row in rows]
 
 
-def _with_gradients(call: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[dict[str, Tensor]], Any]:
+def _with_gradients(call: Call) -> Callable[[dict[str, Tensor]], Any]:
     def run(inputs: dict[str, Tensor]) -> Any:
         y = call(inputs)
         return torch.autograd.grad(y, list(inputs.values()), y.detach())
@@ -105,24 +100,32 @@ def _with_gradients(call: Callable[[dict[str, Tensor]], Tensor]) -> Callable[[di
     return run
 
 
-def _floors(case: ScanCase | ConvCase, inputs: dict[str, Tensor], bandwidth: float) -> dict[str, Any]:
-    """Return what the forward takes at least: to move its bytes, and to compute its exponentials."""
+def _floors(case: Case, inputs: dict[str, Tensor], bandwidth: float) -> dict[str, Any]:
+    """Return what the forward takes at least: to move its bytes, and for its exponentials or its products."""
     size = inputs["delta" if isinstance(case, ScanCase) else "x"]
     moved = sum(each.numel() * each.element_size() for each in inputs.values()) + size.numel() * size.element_size()
     floors: dict[str, Any] = {"forward_bytes_ms": round(moved / bandwidth * 1e3, 4)}
+    device = torch.cuda.get_device_properties(0)
+    # In kilohertz: cycles of all multiprocessors in a millisecond.
+    cycles = device.multi_processor_count * device.clock_rate
     if isinstance(case, ScanCase):
-        device = torch.cuda.get_device_properties(0)
-        # In kilohertz: exponentials a millisecond.
-        speed = EXPONENTIALS_PER_CYCLE * device.multi_processor_count * device.clock_rate
-        floors["forward_exponentials_ms"] = round(size.numel() * case.states / speed, 4)
+        exponentials = size.numel() * case.states
+        floors["forward_exponentials_ms"] = round(exponentials / (EXPONENTIALS_PER_CYCLE * cycles), 4)
+    if isinstance(case, NormCase):
+        floors["forward_products_ms"] = round(size.numel() * case.size**2 / (PRODUCTS_PER_CYCLE * cycles), 4)
     return floors
 
 
-def _scan_peers() -> dict[str, Callable[[dict[str, Tensor]], Tensor]]:
+def peers_of(operation: str) -> dict[str, Call]:
+    """Return what else does the work of an operation, by name."""
+    return {"selective_scan": _scan_peers, "causal_conv1d": _conv_peers, "depthwise_norm": _norm_peers}[operation]()
+
+
+def _scan_peers() -> dict[str, Call]:
     def loop(inputs: dict[str, Tensor]) -> Tensor:
         return bidirectional_scan(**inputs, delta_softplus=True, impl="reference")
 
-    peers: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {"torch loop": loop}
+    peers: dict[str, Call] = {"torch loop": loop}
     if find_spec("mamba_ssm") is None:
         return peers
     scan = importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
@@ -140,8 +143,8 @@ def _scan_peers() -> dict[str, Callable[[dict[str, Tensor]], Tensor]]:
     return {**peers, "mamba_ssm, twice with flips": two_scans}
 
 
-def _conv_peers() -> dict[str, Callable[[dict[str, Tensor]], Tensor]]:
-    def both(convolve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[dict[str, Tensor]], Tensor]:
+def _conv_peers() -> dict[str, Call]:
+    def both(convolve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Call:
         def run(inputs: dict[str, Tensor]) -> Tensor:
             results = []
             for way in (0, 1):
@@ -163,3 +166,16 @@ def _conv_peers() -> dict[str, Callable[[dict[str, Tensor]], Tensor]]:
         convolve = importlib.import_module("causal_conv1d").causal_conv1d_fn
         peers["causal_conv1d, twice with flips"] = both(lambda x, w, b: convolve(x, w, b, activation="silu"))
     return peers
+
+
+def _norm_peers() -> dict[str, Call]:
+    def by_torch(inputs: dict[str, Tensor]) -> Tensor:
+        x = inputs["x"]
+        weight, bias, norm_weight, norm_bias = (
+            inputs[name].to(x.dtype) for name in ("weight", "bias", "norm_weight", "norm_bias")
+        )
+        # The axes are turned, not the memory: the convolution has its channels last.
+        values = F.conv2d(x.permute(0, 3, 1, 2), weight[:, None], bias, padding=weight.shape[-1] // 2, groups=len(bias))
+        return F.layer_norm(values.permute(0, 2, 3, 1), norm_weight.shape, norm_weight, norm_bias, 1e-6)
+
+    return {"torch conv2d channels-last and layer_norm": by_torch}
