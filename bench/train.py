@@ -1,7 +1,9 @@
-"""Samples per second of each training stage with features cached and not, and the share of it spent waiting for data.
+"""Panoramas per second of each training stage, and the share of the time spent waiting for data.
 
-The towers are those of the configuration's sizes, hardly trained: what they know makes no difference to the time. A
-sample is a panorama with eight questions. The first epoch, which starts processes and fills caches, is not counted.
+A sample is a panorama with eight questions. They are packed, and share its views and its tokens, or each comes with the
+panorama alone; vision features are cached or computed each time. The towers are those of the configuration's sizes,
+hardly trained: what they know makes no difference to the time. The first epoch, which starts processes and fills
+caches, is not counted.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import csv
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +36,8 @@ COLUMNS = (
     "data_share",
     "cache",
     "cache_gain",
+    "packed",
+    "vs_alone",
     "batch_size",
     "samples",
     "rounds",
@@ -77,23 +82,28 @@ def run(config: Path, *, samples: int = 64, rounds: int = 2) -> list[dict[str, A
         config: Configuration of the sizes and batches; its towers and data are replaced.
         samples: Panoramas.
         rounds: Epochs that are counted.
+
+    `cache_gain` is over the same packing without the cache, `vs_alone` over neither packing nor cache.
     """
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = _prepare(config, folder, samples, rounds)
         for stage in get_args(StageName):
-            rates: dict[str, float] = {}
-            for cache in ("off",) if stage == "vision" else ("off", "on"):
-                clock = _train(settings, stage, cache)
+            rates: dict[tuple[bool, str], float] = {}
+            for packed, cache in ((True, "off"),) if stage == "vision" else product((False, True), ("off", "on")):
+                clock = _train(settings, stage, cache, packed)
                 total = clock.waited + clock.worked
-                rates[cache] = samples * rounds / total
+                rate = rates[packed, cache] = samples * rounds / total
+                alone = rates.get((False, "off"))
                 row = {
                     "stage": stage,
-                    "samples_per_s": round(rates[cache], 1),
+                    "samples_per_s": round(rate, 1),
                     "data_share": round(clock.waited / total, 3),
                     "cache": cache,
-                    "cache_gain": round(rates["on"] / rates["off"], 2) if cache == "on" else None,
+                    "cache_gain": round(rate / rates[packed, "off"], 2) if cache == "on" else None,
+                    "packed": packed,
+                    "vs_alone": round(rate / alone, 2) if alone else None,
                     "batch_size": settings.training.stage_configs[stage].batch_size,
                     "samples": samples,
                     "rounds": rounds,
@@ -140,8 +150,9 @@ def _keep_questions(table: Path) -> None:
                 writer.writerow(row)
 
 
-def _train(config: CORAConfig, stage: StageName, cache: str) -> _Clock:
-    training = config.training.model_copy(update={"stages": [stage], "cache_features": cache == "on"})
+def _train(config: CORAConfig, stage: StageName, cache: str, packed: bool) -> _Clock:
+    options = {"stages": [stage], "cache_features": cache == "on", "pack_questions": packed}
+    training = config.training.model_copy(update=options)
     clock = _Clock()
     CORATrainer(
         config.model_copy(update={"training": training}), experiment="bench", show_progress=False, callbacks=[clock]

@@ -78,6 +78,19 @@ SCAN = {
     "floor_ms": "floor ms",
 }
 
+TRAIN = {
+    "stage": "stage",
+    "packed": "packed",
+    "cache": "cache",
+    "samples_per_s": "panoramas/s",
+    "data_share": "share of loading",
+    "cache_gain": "gain by the cache",
+    "vs_alone": "over neither",
+    "batch_size": "batch",
+}
+
+TABLES = {"crop": CROP, "preprocess": PREPROCESS, "scan": SCAN, "resampler": RESAMPLER, "train": TRAIN}
+
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
     """Return rows as a Markdown table, numbers to the right."""
@@ -93,12 +106,12 @@ def _cell(value: Any, key: str) -> str:
         return "-"
     if isinstance(value, str):
         return value
-    return f"{value:g} x" if key.startswith("vs_") else f"{value:g}"
+    return f"{value:g} x" if key.startswith("vs_") or key.endswith("_gain") else f"{value:g}"
 
 
 def filled(page: str) -> str:
     """Return the page with its tables replaced by those of the results."""
-    for name, columns in (("crop", CROP), ("preprocess", PREPROCESS), ("scan", SCAN), ("resampler", RESAMPLER)):
+    for name, columns in TABLES.items():
         result = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
         body = f"{result['provenance']}\n\n{table(result['rows'], columns)}"
         pattern = rf"(<!-- {name} -->\n).*?(\n<!-- end -->)"

@@ -121,11 +121,11 @@ def resampler(cases: Sequence[str], rounds: int, as_json: bool) -> None:
 @click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=2, show_default=True, help="Counted epochs.")
 @_JSON
 def train(config: Path, samples: int, rounds: int, as_json: bool) -> None:
-    """Time the training stages with cached vision features and without, and the wait for data."""
+    """Time the training stages, with packed questions and cached features and without, and the wait for data."""
     from cora.bench.train import run
 
     rows = run(config, samples=samples, rounds=rounds)
-    _print(rows, "stage samples_per_s data_share cache cache_gain", as_json, lambda: None)
+    _print(rows, "stage samples_per_s data_share packed cache cache_gain vs_alone", as_json, lambda: None)
 
 
 def _draw(function: str, rows: list[dict[str, Any]], chart: Path | None) -> None:
