@@ -1,7 +1,7 @@
 """How a command ends: results on stdout, one line on stderr for anything that went wrong, and the exit code.
 
 Exit codes: 0 success, 1 an unexpected failure, 2 something the user can mend (a `CoraError` or a wrong option),
-130 interrupted.
+130 interrupted, and 143 ended by SIGTERM, with a checkpoint.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import click
 
-from cora.errors import CoraError, did_you_mean
+from cora.errors import CoraError, TrainingInterrupted, did_you_mean
 
 
 class ReportedError(click.ClickException):
@@ -37,9 +37,11 @@ class UnexpectedError(ReportedError):
 
 
 class InterruptedByUser(ReportedError):
-    """Ctrl-C."""
+    """Ctrl-C, or another signal."""
 
-    exit_code = 130
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Command(click.Command):
@@ -143,6 +145,8 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
             raise  # the reader of our output has gone: click ends quietly
         if debug:
             click.echo(traceback.format_exc(), err=True, nl=False)
+        if isinstance(error, TrainingInterrupted):
+            raise InterruptedByUser(str(error), error.exit_code) from error
         if isinstance(error, CoraError):
             raise ReportedError(str(error)) from error
         hint = "" if debug else " (run again with --debug for the traceback)"

@@ -54,7 +54,8 @@ class DataLoadingCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the time of a step."""
+        """Count the time of a step, and its samples as trained on."""
+        self.data.sampler.advance()
         now = time.perf_counter()
         self._worked += now - self._mark
         self._mark = now

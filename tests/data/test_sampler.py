@@ -88,7 +88,8 @@ def test_other_devices_and_batches_go_on_in_the_same_order(batch_size: int, accu
         ranks.append(batches(sampler))
         assert sampler.batches_trained * sampler.batch_of_all == 24
     steps = [
-        sorted(sum((sum(rank[k : k + accumulate], []) for rank in ranks), [])) for k in range(0, 72 // 8, accumulate)
+        sorted(item for rank in ranks for batch in rank[k : k + accumulate] for item in batch)
+        for k in range(0, 9 * accumulate, accumulate)
     ]
     wanted = list(expected)
     for number, step in enumerate(steps):
