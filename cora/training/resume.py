@@ -152,7 +152,7 @@ def _find_run(
         if set(before) <= set(run.state.completed_stages):
             if stage in run.state.completed_stages:
                 raise CheckpointError(
-                    f"stage '{stage}' is finished in {run.path}; --resume with one of its checkpoints goes on from there"
+                    f"stage '{stage}' is finished in {run.path}; give --resume one of its checkpoints to go back"
                 )
             return run, None
     raise CheckpointError(

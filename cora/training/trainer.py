@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
 from cora.config.manager import ConfigManager
-from cora.config.schema import CORAConfig, StageConfig, StageName
+from cora.config.schema import CORAConfig, StageName
 from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
 from cora.data.skipped import SkippedList
