@@ -48,13 +48,13 @@ class TrainingInterrupted(CoraError):
         checkpoint: What training can go on from, if it is there.
 
     Attributes:
-        exit_code: What a shell makes of a process that the signal ended.
+        number: Which signal.
     """
 
     def __init__(self, number: signal.Signals, checkpoint: Path) -> None:
         kept = f"'--resume auto' goes on from {checkpoint}" if checkpoint.exists() else "there was no step to keep yet"
         super().__init__(f"training was stopped by {number.name}: {kept}")
-        self.exit_code = 128 + number
+        self.number = number
 
 
 class RegistryError(ConfigError):

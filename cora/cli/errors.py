@@ -7,6 +7,7 @@ Exit codes: 0 success, 1 an unexpected failure, 2 something the user can mend (a
 from __future__ import annotations
 
 import errno
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,11 +38,15 @@ class UnexpectedError(ReportedError):
 
 
 class InterruptedByUser(ReportedError):
-    """Ctrl-C, or another signal."""
+    """Ctrl-C."""
 
-    def __init__(self, message: str, exit_code: int = 130) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+    exit_code = 130
+
+
+class Terminated(ReportedError):
+    """SIGTERM, after a checkpoint."""
+
+    exit_code = 143
 
 
 class Command(click.Command):
@@ -146,7 +151,7 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
         if debug:
             click.echo(traceback.format_exc(), err=True, nl=False)
         if isinstance(error, TrainingInterrupted):
-            raise InterruptedByUser(str(error), error.exit_code) from error
+            raise (Terminated if error.number == signal.SIGTERM else InterruptedByUser)(str(error)) from error
         if isinstance(error, CoraError):
             raise ReportedError(str(error)) from error
         hint = "" if debug else " (run again with --debug for the traceback)"

@@ -76,7 +76,7 @@ class LengthGroupedSampler(DistributedSampler[Any]):
         order = torch.randperm(self.num_drawn, generator=generator)
         if self.lengths is None:
             return order
-        pools = order.split(_STEPS_PER_POOL * self.step_size)
+        pools = torch.split(order, _STEPS_PER_POOL * self.step_size)
         order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
         whole = self.num_drawn // self.step_size * self.step_size
         steps = order[:whole].view(-1, self.step_size)
@@ -86,7 +86,7 @@ class LengthGroupedSampler(DistributedSampler[Any]):
     def __iter__(self) -> Iterator[int]:
         """Yield this process's samples from `position` on."""
         rest = self.order()[self.position :]
-        for block in rest.split(self.batch_of_all):
+        for block in torch.split(rest, self.batch_of_all):
             share = math.ceil(len(block) / self.num_replicas)
             block = block.repeat(self.num_replicas)  # more than enough to fill up the last one
             yield from block[self.rank * share : (self.rank + 1) * share].tolist()

@@ -49,9 +49,9 @@ def stage_loggers(
     ]
     if config.wandb_project is not None:
         run = f"{folder.parent.parent.name}/{folder.parent.name}"
-        resumed = {"id": known, "resume": "allow"} if first_step and (known := _wandb_id(folder)) else {}
+        known = _wandb_id(folder) if first_step else None
         loggers.append(
-            WandbLogger(name=f"{run}/{stage}", group=run, project=config.wandb_project, save_dir=folder, **resumed)
+            WandbLogger(name=f"{run}/{stage}", group=run, project=config.wandb_project, save_dir=folder, id=known)
         )
     return loggers
 

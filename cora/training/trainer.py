@@ -198,6 +198,8 @@ class CORATrainer:
         module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
         folder = run.stage(name)
+        for leftover in folder.glob("*.part"):  # of a write that was cut off
+            leftover.unlink()
         with quiet_lightning():
             trainer, best = self._lightning(name, folder, accelerator, data, point)
             if point is not None:

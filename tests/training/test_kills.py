@@ -49,15 +49,16 @@ def _check_killed_run(folder: Path, *, epochs: int, num_kills: int, seed: int) -
 
     draw = random.Random(seed)
     counts = Counter(batches=len(whole))
+    seen_parts: set[tuple[Path, int]] = set()
     most = int(1.5 * len(whole) / num_kills)
     while counts["kills"] < num_kills:
         was_killed = _kill_after(configs[1], record, batches=draw.randint(0, most), jitter=draw.uniform(0.0, 0.06))
         assert was_killed, f"the run ended after {counts['kills']} kills"
         counts["kills"] += 1
         runs = list((folder / "killed/small").glob("*"))
-        counts["kills while writing"] += any(list(run.glob("*/*.part")) for run in runs)
-        for part in [path for run in runs for path in run.glob("*/*.part")]:
-            part.unlink()  # counted; the next write would replace it
+        parts = {(path, path.stat().st_mtime_ns) for run in runs for path in run.glob("*/*.part")}
+        counts["kills while writing"] += bool(parts - seen_parts)
+        seen_parts |= parts
         for run in runs:
             for checkpoint in run.glob("*/*.ckpt"):
                 read_checkpoint(checkpoint)
