@@ -225,6 +225,8 @@ class CORATrainer:
         steps_per_epoch = math.ceil(num_batches / stage.accumulate_grad_batches)
         num_steps = min(stage.epochs * steps_per_epoch, stage.max_steps or math.inf)
         first_step = 0 if point is None else point.step
+        if first_step >= num_steps:  # what is left is the end of an epoch that may have been cut short
+            num_batches = data.sampler.batches_trained
         has_validation = data.val_dataset is not None
         monitored = "val_loss" if has_validation else "train_loss"
         checkpoint = ModelCheckpoint(
@@ -261,8 +263,7 @@ class CORATrainer:
             devices=settings.devices,
             precision=self.precision,
             max_epochs=math.ceil(num_steps / steps_per_epoch),
-            # Where all steps are done, what is left is the end of an epoch that may have been cut short.
-            limit_train_batches=num_batches if first_step < num_steps else data.sampler.batches_trained,
+            limit_train_batches=num_batches,
             # An empty list of loaders would do too, but Lightning takes it for a mistake.
             limit_val_batches=1.0 if has_validation else 0,
             accumulate_grad_batches=stage.accumulate_grad_batches,

@@ -7,7 +7,6 @@ import logging
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,10 +48,13 @@ class CrashAt(Callback):
 
 @dataclass
 class Workspace:
+    """Towers and tables that all tests share, and a folder for runs."""
+
+    data: Path
     folder: Path
 
     def config(self, runs: str, *overrides: str, **training: Any) -> Any:
-        path = write_config(self.folder, self.folder / runs, **training)
+        path = write_config(self.data, self.folder / runs, **training)
         return ConfigManager.load(path, overrides=overrides, strict=True)
 
     def train(self, config: Any, *callbacks: Callback, **options: Any) -> TrainingResult:
@@ -80,15 +82,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workspace(shared: Path, tmp_path: Path) -> Workspace:
-    shutil.copytree(shared, tmp_path, dirs_exist_ok=True)
-    return Workspace(tmp_path)
+    return Workspace(shared, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workspace, TrainingResult]:
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copytree(shared, folder, dirs_exist_ok=True)
-    workspace = Workspace(folder)
+    workspace = Workspace(shared, tmp_path_factory.mktemp("finished"))
     return workspace, workspace.train(workspace.config("whole"))
 
 
@@ -228,7 +227,7 @@ def test_other_workers_and_batches_go_on_in_the_same_order(
 def test_what_would_mix_two_runs_is_refused(
     half: Workspace, overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(half.folder)
+    monkeypatch.chdir(half.data)
     run = next((half.folder / "runs" / EXPERIMENT).glob("*"))
     before = snapshot(run)
     with pytest.raises(CoraError, match=message):
@@ -237,13 +236,11 @@ def test_what_would_mix_two_runs_is_refused(
 
 
 @pytest.fixture(scope="module")
-def half(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+def half(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A run that ended within its second stage."""
-    folder = tmp_path_factory.mktemp("half")
-    shutil.copytree(shared, folder, dirs_exist_ok=True)
-    workspace = Workspace(folder)
+    workspace = Workspace(shared, tmp_path_factory.mktemp("half"))
     workspace.crash(workspace.config("runs"), "resampler", "on_train_batch_end", 5)
-    yield workspace
+    return workspace
 
 
 def test_what_changes_nothing_that_is_learnt_is_accepted(
@@ -251,8 +248,11 @@ def test_what_changes_nothing_that_is_learnt_is_accepted(
 ) -> None:
     caplog.set_level(logging.INFO)
     shutil.copytree(half.folder, workspace.folder, dirs_exist_ok=True)
-    # The tables lie elsewhere, and are the same.
+    # A table lies elsewhere, and is the same.
+    table = shutil.copy(workspace.data / "train.csv", workspace.folder)
     overrides = [
+        f"data.csv_train={table}",
+        f"data.image_root={workspace.data}",
         "training.num_workers=1",
         "training.checkpoint_every_minutes=3",
         "training.stage_configs.finetune.lr=0.002",
@@ -262,7 +262,8 @@ def test_what_changes_nothing_that_is_learnt_is_accepted(
     config = workspace.config("runs", *overrides)
     result = workspace.train(config, resume="auto")
     assert (
-        "going on with changed keys: data.csv_train, data.csv_val, generation.max_new_tokens, lora.rank" in caplog.text
+        "going on with changed keys: data.csv_train, data.image_root, generation.max_new_tokens, lora.rank"
+        in caplog.text
     )
     assert ConfigManager.load(result.run_dir / "config.yaml").lora.rank == 2
 
@@ -386,7 +387,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint(
     finished: tuple[Workspace, TrainingResult], workspace: Workspace, event: str, number: int, code: int
 ) -> None:
     options: dict[str, Any] = {"checkpoint_every_n_steps": None, "num_workers": 1 if number == signal.SIGINT else 0}
-    config = write_config(workspace.folder, workspace.folder / "runs", **options)
+    config = write_config(workspace.data, workspace.folder / "runs", **options)
     record = workspace.folder / "runs" / "record.jsonl"
     returncode, seconds, errors = _stop(config, record, event, number)
     assert returncode == code, errors
