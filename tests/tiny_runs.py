@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,18 +61,38 @@ def write_config(folder: Path, runs_dir: Path, **training: Any) -> Path:
     return path
 
 
-def start(config: Path, *options: str, record: Path | None = None) -> subprocess.Popen[str]:
-    """Start ``cora-train`` in a process; with `record` every batch that is trained on is noted there."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TINY_RUN_RECORD": str(record or "")}
+def start(config: Path, *options: str, record: Path, pause: float = 0.0) -> subprocess.Popen[str]:
+    """Start ``cora-train`` in a process and a process group of its own.
+
+    Args:
+        config: The configuration.
+        options: Of the command.
+        record: Where every batch that is trained on is noted.
+        pause: Seconds that each batch of a validation takes longer.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "TINY_RUN_RECORD": str(record),
+        "TINY_RUN_PAUSE": str(pause),
+    }
     command = [sys.executable, __file__, "--config", str(config), *options]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 class Recorder(Callback):
     """Notes in a file what was trained on, and when training and validation begin."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pause: float = 0.0) -> None:
         self.path = path
+        self.pause = pause
 
     def _note(self, **content: Any) -> None:
         with self.path.open("a") as stream:
@@ -82,6 +103,9 @@ class Recorder(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(event="validation", stage=pl_module.stage_name, step=trainer.global_step)
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        time.sleep(self.pause)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -126,8 +150,7 @@ def main(arguments: Sequence[str]) -> None:
     from cora.cli.train import main as train
     from cora.training.trainer import CORATrainer
 
-    record = os.environ.get("TINY_RUN_RECORD")
-    callbacks = [Recorder(Path(record))] if record else []
+    callbacks = [Recorder(Path(os.environ["TINY_RUN_RECORD"]), float(os.environ["TINY_RUN_PAUSE"]))]
     CORATrainer.__init__ = partialmethod(  # type: ignore[method-assign,assignment]
         CORATrainer.__init__, callbacks=callbacks, show_progress=False
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Sequence
 from functools import partial
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +16,13 @@ from cora.data.dataset import Mode, PanoramaDataset
 from cora.data.feature_cache import FeatureCache
 from cora.data.sampler import LengthGroupedSampler
 from cora.data.samples import PanoramaSample, collate_loaded
+from cora.data.workers import WorkerLoader
 from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["PanoramaDataModule"]
 
 Tables = str | Path | Sequence[str | Path]
 Batch = dict[str, Any]
-
-
-def _leave_signals_to_training(worker: int) -> None:
-    """Keep a signal to the whole process group from ending a loading process: training stops first, and ends it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class PanoramaDataModule(LightningDataModule):
@@ -127,15 +119,12 @@ class PanoramaDataModule(LightningDataModule):
         self.set_epoch(self.sampler.epoch)
 
     def _loader(self, dataset: PanoramaDataset, sampler: LengthGroupedSampler | None) -> DataLoader[PanoramaSample]:
-        return DataLoader(
+        return WorkerLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self._collate,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_leave_signals_to_training,
-            multiprocessing_context=_worker_context() if self.num_workers else None,
             # Its own, so that making a loader does not move the random numbers of training.
             generator=torch.Generator().manual_seed(0),
         )
@@ -150,10 +139,3 @@ class PanoramaDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[PanoramaSample] | list[DataLoader[PanoramaSample]]:
         """Return batches of the validation tables, or nothing."""
         return [] if self.val_dataset is None else self._loader(self.val_dataset, None)
-
-
-def _worker_context() -> BaseContext:
-    """Return how loading processes are started: a forked one could wait for ever for a thread it does not have."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cora.data.dataset"])
-    return context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import time
@@ -366,27 +367,45 @@ def test_checkpoints_by_the_clock(workspace: Workspace) -> None:
 
 
 def _stop(config: Path, record: Path, event: str, number: int) -> tuple[int, float, str]:
-    """Send a signal once `event` has been noted in `record`; return the exit code, the seconds it took, and stderr."""
-    process = start(config, "--resume", "auto", record=record)
+    """Send a signal to all processes of a run once `event` has been noted; return exit code, seconds and stderr."""
+    process = start(config, "--resume", "auto", record=record, pause=1.0)
     try:
         while process.poll() is None and not any(item["event"] == event for item in read_events(record)):
             time.sleep(0.002)
         sent = time.monotonic()
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     return process.returncode, time.monotonic() - sent, errors
 
 
+def _is_group_gone(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize(
-    ("event", "number", "code"),
-    [("batch", signal.SIGTERM, 143), ("validation", signal.SIGTERM, 143), ("batch", signal.SIGINT, 130)],
+    ("event", "number", "code", "num_workers"),
+    [
+        ("batch", signal.SIGTERM, 143, 0),
+        ("validation", signal.SIGTERM, 143, 0),
+        ("batch", signal.SIGTERM, 143, 2),
+        ("batch", signal.SIGINT, 130, 2),
+    ],
 )
 def test_a_signal_ends_a_run_with_a_checkpoint(
-    finished: tuple[Workspace, TrainingResult], workspace: Workspace, event: str, number: int, code: int
+    finished: tuple[Workspace, TrainingResult],
+    workspace: Workspace,
+    event: str,
+    number: int,
+    code: int,
+    num_workers: int,
 ) -> None:
-    options: dict[str, Any] = {"checkpoint_every_n_steps": None, "num_workers": 1 if number == signal.SIGINT else 0}
+    options: dict[str, Any] = {"checkpoint_every_n_steps": None, "num_workers": num_workers}
     config = write_config(workspace.data, workspace.folder / "runs", **options)
     record = workspace.folder / "runs" / "record.jsonl"
     returncode, seconds, errors = _stop(config, record, event, number)
@@ -396,5 +415,23 @@ def test_a_signal_ends_a_run_with_a_checkpoint(
     (last,) = (workspace.folder / "runs" / EXPERIMENT).glob("*/vision/last.ckpt")
     name = signal.Signals(number).name
     assert f"error: training was stopped by {name}: '--resume auto' goes on from {last}" in errors
+    state = read_checkpoint(last)
+    assert state["callbacks"]["LastCheckpoint"]["validation_pending"] == (event == "validation")
+    assert state["global_step"] == (3 if event == "validation" else 1)
     workspace.train(workspace.config("runs", **options), resume="auto", stage="vision")
     assert_same(workspace.batches("runs"), finished[0].batches("whole"), "vision")
+
+
+def test_loading_processes_do_not_outlive_a_killed_run(workspace: Workspace) -> None:
+    config = write_config(workspace.data, workspace.folder / "runs", num_workers=2)
+    record = workspace.folder / "runs" / "record.jsonl"
+    process = start(config, record=record)
+    while process.poll() is None and not read_events(record):
+        time.sleep(0.01)
+    process.kill()
+    process.wait(timeout=60)
+    deadline = time.monotonic() + 20
+    while not _is_group_gone(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _is_group_gone(process.pid)
+    process.communicate(timeout=60)
