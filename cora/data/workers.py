@@ -17,7 +17,7 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["WorkerLoader"]
 
@@ -28,12 +28,12 @@ class WorkerLoader(DataLoader[ItemT]):
     """A DataLoader whose processes, if it has any, are told nothing by signals and end with the process that made it.
 
     Args:
-        *args: As for DataLoader.
+        dataset: The data set.
         num_workers: Loading processes; 0 loads in the calling process.
         **kwargs: As for DataLoader.
     """
 
-    def __init__(self, *args: Any, num_workers: int, **kwargs: Any) -> None:
+    def __init__(self, dataset: Dataset[ItemT], *, num_workers: int, **kwargs: Any) -> None:
         if num_workers:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload(["cora.data.dataset"])
@@ -42,7 +42,7 @@ class WorkerLoader(DataLoader[ItemT]):
                 "persistent_workers": True,
                 "worker_init_fn": partial(_end_with, os.getpid()),
             }
-        super().__init__(*args, num_workers=num_workers, **kwargs)
+        super().__init__(dataset, num_workers=num_workers, **kwargs)
 
     def __iter__(self) -> Any:
         """Return an iterator; processes that are started for it inherit that SIGINT and SIGTERM wait."""

@@ -135,6 +135,7 @@ def test_auto_starts_where_there_is_nothing(workspace: Workspace, caplog: pytest
         ("resampler", "on_train_batch_end", 5),  # within an epoch
         ("resampler", "on_train_batch_end", 9),  # with its last batch
         ("resampler", "on_validation_batch_end", 2),  # within a validation
+        ("resampler", "on_validation_end", 1),  # with a result that no checkpoint knows yet
         ("resampler", "on_train_epoch_end", 1),  # between epochs
         ("finetune", "on_train_epoch_end", 2),  # with everything trained
         ("finetune", "on_train_start", 1),  # between stages
