@@ -159,7 +159,7 @@ class StageConfig(Section):
     epochs: int = Field(3, ge=1)
     """Passes over the training data."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimiser steps after which the stage ends even if epochs remain; None sets no limit."""
+    """Optimiser steps after which the stage ends, with a validation, even if epochs remain; None sets no limit."""
     lr: float = Field(1e-4, gt=0.0)
     """Peak learning rate of the stage's main parameter group."""
     batch_size: int = Field(1, ge=1)
