@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class CoraError(Exception):
@@ -36,6 +38,23 @@ class BackendUnavailable(CoraError):
 
 class KernelUnavailable(BackendUnavailable):
     """An implementation of an operation that was asked for is not built or not usable here."""
+
+
+class TrainingInterrupted(CoraError):
+    """A signal ended training between two steps.
+
+    Args:
+        number: Which signal.
+        checkpoint: What training can go on from, if it is there.
+
+    Attributes:
+        number: Which signal.
+    """
+
+    def __init__(self, number: signal.Signals, checkpoint: Path) -> None:
+        kept = f"'--resume auto' goes on from {checkpoint}" if checkpoint.exists() else "there was no step to keep yet"
+        super().__init__(f"training was stopped by {number.name}: {kept}")
+        self.number = number
 
 
 class RegistryError(ConfigError):

@@ -1,12 +1,13 @@
 """How a command ends: results on stdout, one line on stderr for anything that went wrong, and the exit code.
 
 Exit codes: 0 success, 1 an unexpected failure, 2 something the user can mend (a `CoraError` or a wrong option),
-130 interrupted.
+130 interrupted, and 143 ended by SIGTERM, with a checkpoint.
 """
 
 from __future__ import annotations
 
 import errno
+import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 import click
 
-from cora.errors import CoraError, did_you_mean
+from cora.errors import CoraError, TrainingInterrupted, did_you_mean
 
 
 class ReportedError(click.ClickException):
@@ -40,6 +41,12 @@ class InterruptedByUser(ReportedError):
     """Ctrl-C."""
 
     exit_code = 130
+
+
+class Terminated(ReportedError):
+    """SIGTERM, after a checkpoint."""
+
+    exit_code = 143
 
 
 class Command(click.Command):
@@ -143,6 +150,8 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
             raise  # the reader of our output has gone: click ends quietly
         if debug:
             click.echo(traceback.format_exc(), err=True, nl=False)
+        if isinstance(error, TrainingInterrupted):
+            raise (Terminated if error.number == signal.SIGTERM else InterruptedByUser)(str(error)) from error
         if isinstance(error, CoraError):
             raise ReportedError(str(error)) from error
         hint = "" if debug else " (run again with --debug for the traceback)"

@@ -159,7 +159,7 @@ class StageConfig(Section):
     epochs: int = Field(3, ge=1)
     """Passes over the training data."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimiser steps after which the stage ends even if epochs remain; None sets no limit."""
+    """Optimiser steps after which the stage ends, with a validation, even if epochs remain; None sets no limit."""
     lr: float = Field(1e-4, gt=0.0)
     """Peak learning rate of the stage's main parameter group."""
     batch_size: int = Field(1, ge=1)
@@ -224,6 +224,13 @@ class TrainingConfig(Section):
     """Processes per device that load data, 0 loads in the training process; ``auto`` follows from the cores."""
     seed: int = Field(42, ge=0)
     """Seed of weights, sampling and data order."""
+    group_by_length: bool = True
+    """Whether the samples of a step are of similar length, which saves padding."""
+    checkpoint_every_n_steps: int | None = Field(None, ge=1)
+    """Optimiser steps between two ``last.ckpt`` within an epoch; None sets no such interval. One is written at the end
+    of every epoch in any case."""
+    checkpoint_every_minutes: float | None = Field(10.0, gt=0.0)
+    """Minutes between two ``last.ckpt`` within an epoch; None sets no such interval."""
     wandb_project: str | None = None
     """Weights & Biases project of this run, instead of ``environment.wandb_project``."""
     system_msg: str | None = "You are a helpful assistant. Describe the panorama image."

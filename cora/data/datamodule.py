@@ -7,13 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from cora.data.augmentation import YawAugmentation
 from cora.data.dataset import Mode, PanoramaDataset
 from cora.data.feature_cache import FeatureCache
+from cora.data.sampler import LengthGroupedSampler
 from cora.data.samples import PanoramaSample, collate_loaded
+from cora.data.workers import WorkerLoader
 from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["PanoramaDataModule"]
@@ -33,6 +36,13 @@ class PanoramaDataModule(LightningDataModule):
         batch_size: Samples per batch; a packed panorama is one sample.
         num_workers: Loading processes, of one thread each; 0 loads in the training process.
         yaw_augmentation: Turns training panoramas, see `PanoramaDataset`; validation is never augmented.
+        accumulate: Batches per optimiser step.
+        group_by_length: Whether the samples of a step are of similar length.
+        seed: Of the order of training samples.
+        num_replicas: How many processes will train together.
+
+    Attributes:
+        sampler: The order of training samples and the place in it.
     """
 
     def __init__(
@@ -48,6 +58,10 @@ class PanoramaDataModule(LightningDataModule):
         batch_size: int = 1,
         num_workers: int = 0,
         yaw_augmentation: YawAugmentation | None = None,
+        accumulate: int = 1,
+        group_by_length: bool = True,
+        seed: int = 0,
+        num_replicas: int = 1,
     ) -> None:
         super().__init__()
         self.batch_size = batch_size
@@ -63,6 +77,14 @@ class PanoramaDataModule(LightningDataModule):
         # Tables are read here, not in `setup`: a wrong row should stop a run before any model is built.
         self.train_dataset = build(train_csv, yaw_augmentation=yaw_augmentation)
         self.val_dataset = build(val_csv) if val_csv else None
+        self.sampler = LengthGroupedSampler(
+            self.train_dataset.lengths if group_by_length else None,
+            len(self.train_dataset),
+            batch_size=batch_size,
+            accumulate=accumulate,
+            seed=seed,
+            num_replicas=num_replicas,
+        )
         self._collate = partial(
             collate_loaded, image_token_id=processor.image_token_id, pad_token_id=int(processor.tokenizer.pad_token_id)
         )
@@ -78,27 +100,42 @@ class PanoramaDataModule(LightningDataModule):
             dataset.loader.features = features
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the training data be augmented as in another epoch."""
+        """Let the training data be drawn and augmented as in another epoch."""
+        self.sampler.set_epoch(epoch)
         if self.train_dataset.yaw_augmentation is not None:
             self.train_dataset.yaw_augmentation.set_epoch(epoch)
 
-    def _loader(self, dataset: PanoramaDataset, *, shuffle: bool) -> DataLoader[PanoramaSample]:
-        return DataLoader(
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the training data, which goes into checkpoints."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the place a checkpoint was written at.
+
+        Raises:
+            CheckpointError: There are other samples now, or another number of them per step.
+        """
+        self.sampler.load_state_dict(state_dict)
+        self.set_epoch(self.sampler.epoch)
+
+    def _loader(self, dataset: PanoramaDataset, sampler: LengthGroupedSampler | None) -> DataLoader[PanoramaSample]:
+        return WorkerLoader(
             dataset,
             batch_size=self.batch_size,
-            shuffle=shuffle,
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=self._collate,
-            persistent_workers=self.num_workers > 0,
+            # Its own, so that making a loader does not move the random numbers of training.
+            generator=torch.Generator().manual_seed(0),
         )
 
     def train_dataloader(self) -> DataLoader[PanoramaSample]:
-        """Return shuffled batches of the training tables."""
-        # A resumed run loads its first batches before it is told that an epoch begins.
+        """Return the batches of the training tables that this process still has to train on in this epoch."""
         if self.trainer is not None:
-            self.set_epoch(self.trainer.current_epoch)
-        return self._loader(self.train_dataset, shuffle=True)
+            # Only Lightning knows which of the processes this is.
+            self.sampler.rank = self.trainer.global_rank
+        return self._loader(self.train_dataset, self.sampler)
 
     def val_dataloader(self) -> DataLoader[PanoramaSample] | list[DataLoader[PanoramaSample]]:
         """Return batches of the validation tables, or nothing."""
-        return [] if self.val_dataset is None else self._loader(self.val_dataset, shuffle=False)
+        return [] if self.val_dataset is None else self._loader(self.val_dataset, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from cora.processors.processor import PanoramaProcessor
 __all__ = ["PanoramaDataset"]
 
 Mode = Literal["answers", "views"]
+Tokenise = Callable[[str, str], tuple[list[int], list[int]]]
 _REMEMBERED_TEXTS = 65_536
 
 
@@ -78,8 +79,8 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         self._numbers = {image: number for number, image in enumerate(self.images)}
         if mode == "answers":
             # Many rows ask the same and get the same answer; wording and tokenising one takes half a millisecond.
-            self._tokenise = lru_cache(maxsize=_REMEMBERED_TEXTS)(processor.encode_training)
-            self._encoded = [tuple(self._encode(path, row) for path, row in group) for group in self._samples]
+            tokenise = lru_cache(maxsize=_REMEMBERED_TEXTS)(processor.encode_training)
+            self._encoded = [tuple(self._encode(tokenise, path, row) for path, row in group) for group in self._samples]
 
     def _group(self, located: list[tuple[Path, Row]], *, share_panorama: bool) -> list[list[tuple[Path, Row]]]:
         if not share_panorama:
@@ -100,8 +101,16 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         """The distinct panoramas, in order of first appearance."""
         return list(dict.fromkeys(group[0][1].image for group in self._samples))
 
-    def _encode(self, path: Path, row: Row) -> Conversation:
-        input_ids, labels = self._tokenise(row.query, row.references[0])
+    @property
+    def lengths(self) -> list[int] | None:
+        """Tokens of each sample, the shared vision tokens counted once; None where there is no text."""
+        if self.mode == "views":
+            return None
+        shared = self.processor.num_vision_tokens
+        return [shared + sum(len(item.input_ids) - shared for item in sample) for sample in self._encoded]
+
+    def _encode(self, tokenise: Tokenise, path: Path, row: Row) -> Conversation:
+        input_ids, labels = tokenise(row.query, row.references[0])
         text_length = len(input_ids) - self.processor.num_vision_tokens
         if self.max_text_length is not None and text_length > self.max_text_length:
             raise DataError(

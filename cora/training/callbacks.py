@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-__all__ = ["CUDACacheCleanupCallback"]
+__all__ = ["CUDACacheCleanupCallback", "StepLimit"]
 
 
 class CUDACacheCleanupCallback(Callback):
@@ -32,3 +32,23 @@ class CUDACacheCleanupCallback(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clean up before validation."""
         torch.cuda.empty_cache()
+
+
+class StepLimit(Callback):
+    """Ends a stage after a number of optimiser steps, with the validation that ends an epoch.
+
+    Lightning's ``max_steps`` leaves out the validation when the epoch is not over.
+
+    Args:
+        max_steps: Optimiser steps of the stage.
+    """
+
+    def __init__(self, max_steps: int) -> None:
+        self.max_steps = max_steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask for the end once the steps are done."""
+        if trainer.global_step >= self.max_steps:
+            trainer.should_stop = True

@@ -15,7 +15,14 @@ __all__ = ["AtomicCheckpointIO", "read_checkpoint"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint under a temporary name, syncs it, reads it back and only then renames it."""
+    """Writes a checkpoint under a temporary name, syncs it, reads it back and only then renames it.
+
+    What is to be removed goes once the next checkpoint is there: the one before may refer to it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._to_remove: list[Path] = []
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint` to `path`; an older file there stays until the new one has been read back.
@@ -38,6 +45,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
         partial.replace(target)
         _sync_folder(target.parent)
+        for path in self._to_remove:
+            if path != target:
+                path.unlink(missing_ok=True)
+        self._to_remove = []
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Return the content of a checkpoint; see `read_checkpoint`."""
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint after the next one has been written."""
+        self._to_remove.append(Path(path))
 
 
 def _sync_folder(folder: Path) -> None:

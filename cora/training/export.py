@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig, StageName
@@ -13,6 +11,7 @@ from cora.errors import CheckpointError
 from cora.training.build import build_model
 from cora.training.checkpoints import read_checkpoint
 from cora.training.module import PanoramaTrainingModule
+from cora.training.run_folder import StageState
 
 __all__ = ["export_checkpoint"]
 
@@ -64,20 +63,10 @@ def _checkpoints_up_to(checkpoint: Path, config: CORAConfig) -> dict[StageName, 
             f"{checkpoint}: its folder '{folder.name}' is none of the run's stages ({', '.join(stages)})"
         )
     run = folder.parent
-    state = _read_state(run / "stage_state.json")
+    state = StageState.read(run / "stage_state.json")
     found: dict[StageName, Path] = {}
     for name in stages[: stages.index(last)]:
-        if name not in state.get("completed_stages", []):
+        if name not in state.completed_stages:
             raise CheckpointError(f"{checkpoint}: stage '{name}', which comes before it, is not finished in {run}")
-        found[name] = run / state[name]["checkpoint"]
+        found[name] = run / state.results[name]["checkpoint"]
     return {**found, last: checkpoint}
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    return state

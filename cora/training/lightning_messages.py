@@ -15,6 +15,7 @@ _NOISE = {
     r"Found \d+ module\(s\) in eval mode": "frozen towers are in evaluation mode on purpose",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated": "Lightning's use of torch, mended by its next version",
     r"The '\w+' does not have many workers": "training.num_workers is the user's choice",
+    r"You're resuming from a checkpoint that ended before the epoch": "the data module keeps the place in the data",
     r"Experiment logs directory .* exists": "several loggers share the folder of a stage",
 }
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")

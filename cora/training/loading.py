@@ -54,7 +54,8 @@ class DataLoadingCallback(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the time of a step."""
+        """Count the time of a step, and its samples as trained on."""
+        self.data.sampler.advance()
         now = time.perf_counter()
         self._worked += now - self._mark
         self._mark = now
@@ -92,8 +93,7 @@ class DataLoadingCallback(Callback):
 def pick_num_workers(wanted: int | str, accelerator: str, num_devices: int) -> int:
     """Return the loading processes per device; ``auto`` follows from the cores, and is logged with the reason.
 
-    A GPU leaves all cores but one to loading. On the CPU training needs them itself and loads in its own process: a
-    process forked beside the running threads of a step can wait for them for ever.
+    A GPU leaves all cores but one to loading. On the CPU training needs them itself and loads in its own process.
     """
     if isinstance(wanted, int):
         return wanted

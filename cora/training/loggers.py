@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from cora.config.schema import CORAConfig
 from cora.errors import BackendUnavailable
+from cora.training.metrics_file import MetricsFile
 
 __all__ = ["check_loggers", "finished_afterwards", "stage_loggers"]
 
@@ -24,20 +25,41 @@ def check_loggers(config: CORAConfig) -> None:
         )
 
 
-def stage_loggers(config: CORAConfig, stage: str, folder: Path) -> list[Logger]:
+def stage_loggers(
+    config: CORAConfig, stage: str, folder: Path, *, first_step: int = 0, num_rows: int = 0
+) -> list[Logger]:
     """Return the loggers of a stage whose folder is ``<run>/<stage>``.
 
     A Weights & Biases run is one stage; the stages of a CORA run are one group, and its files lie in the folder.
+
+    Args:
+        config: The configuration.
+        stage: Name of the stage.
+        folder: Its folder.
+        first_step: The optimiser step a resumed stage goes on with; what is logged of later ones is dropped.
+        num_rows: Rows of ``metrics.csv`` that were written before it.
 
     Raises:
         BackendUnavailable: Weights & Biases is asked for and not installed.
     """
     check_loggers(config)
-    loggers: list[Logger] = [CSVLogger(folder, name="", version=""), TensorBoardLogger(folder, name="", version="")]
+    loggers: list[Logger] = [
+        MetricsFile(folder / "metrics.csv", num_rows=num_rows, before_step=first_step),
+        TensorBoardLogger(folder, name="", version="", purge_step=first_step or None),
+    ]
     if config.wandb_project is not None:
         run = f"{folder.parent.parent.name}/{folder.parent.name}"
-        loggers.append(WandbLogger(name=f"{run}/{stage}", group=run, project=config.wandb_project, save_dir=folder))
+        known = _wandb_id(folder) if first_step else None
+        loggers.append(
+            WandbLogger(name=f"{run}/{stage}", group=run, project=config.wandb_project, save_dir=folder, id=known)
+        )
     return loggers
+
+
+def _wandb_id(folder: Path) -> str | None:
+    """Return the id of the Weights & Biases run that a stage was logged to last."""
+    runs = sorted((folder / "wandb").glob("*run-*-*"))
+    return runs[-1].name.rsplit("-", 1)[1] if runs else None
 
 
 @contextmanager

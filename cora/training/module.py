@@ -54,6 +54,8 @@ class PanoramaTrainingModule(LightningModule):
 
     def __init__(self, model: PanoramaVLM, config: CORAConfig, stage_name: StageName) -> None:
         super().__init__()
+        # Checkpoints hold what the stage trains, and `on_load_checkpoint` checks that it is all of it.
+        self.strict_loading = False
         self.model = model
         self.stage_name = stage_name
         self.stage = config.training.stage_configs[stage_name]
@@ -100,6 +102,10 @@ class PanoramaTrainingModule(LightningModule):
     def vision_is_frozen(self) -> bool:
         """Whether vision features stay the same during the stage."""
         return not any(parameter.requires_grad for parameter in self.model.vision.parameters())
+
+    def on_train_start(self) -> None:
+        """Keep frozen towers in evaluation mode; within a resumed epoch Lightning does not say that it starts."""
+        self.on_train_epoch_start()
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen towers in evaluation mode: their dropout would only add noise."""
@@ -194,6 +200,8 @@ class PanoramaTrainingModule(LightningModule):
                 groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay, "name": name})
         optimizer = AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
         total_steps = cast(int, self.trainer.estimated_stepping_batches)
+        if self.stage.max_steps is not None:
+            total_steps = min(total_steps, self.stage.max_steps)
         schedule = linear_warmup_decay(optimizer, total_steps=total_steps, warmup_ratio=self.stage.warmup_ratio)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -206,14 +214,20 @@ class PanoramaTrainingModule(LightningModule):
         """Leave frozen weights out of the checkpoint: they are where they were loaded from."""
         checkpoint["state_dict"] = self.trainable_state()
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another stage or model."""
+        self._check_names(checkpoint["state_dict"])
+
+    def _check_names(self, state: dict[str, Tensor]) -> None:
+        if different := sorted(self.trainable_state().keys() ^ state.keys()):
+            raise ConfigError(f"the checkpoint does not fit stage '{self.stage_name}', first: {different[0]}")
+
     def load_trained(self, state: dict[str, Tensor]) -> None:
         """Take over the tensors of a checkpoint of this stage.
 
         Raises:
             ConfigError: It is a checkpoint of another stage or model.
         """
-        expected = self.trainable_state().keys()
-        if different := sorted(expected ^ state.keys()):
-            raise ConfigError(f"the checkpoint does not fit stage '{self.stage_name}', first: {different[0]}")
+        self._check_names(state)
         with torch.no_grad():
             self.load_state_dict(state, strict=False)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from cora.errors import ConfigError
+from cora.errors import CheckpointError, ConfigError
 from cora.files import write_json
 from cora.provenance import file_digest, provenance
 
@@ -26,6 +27,22 @@ class StageState:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``stage_state.json``."""
         return {"completed_stages": self.completed_stages, "current_stage": self.current_stage, **self.results}
+
+    @classmethod
+    def read(cls, path: Path) -> StageState:
+        """Return what `to_dict` said; nothing is done where there is no file.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+        """
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            completed, current = content.pop("completed_stages", []), content.pop("current_stage", None)
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from error
+        return cls(completed, current, content)
 
 
 class RunFolder:
@@ -55,6 +72,17 @@ class RunFolder:
             return cls(path)
         raise ConfigError(f"{parent} holds 999 runs of today already; name the experiment differently")
 
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Return the folder of a run that exists, with its state.
+
+        Raises:
+            CheckpointError: Its state cannot be read.
+        """
+        run = cls(path.resolve())
+        run.state = StageState.read(run.path / "stage_state.json")
+        return run
+
     def stage(self, name: str) -> Path:
         """Return the folder of a stage, made if missing."""
         path = self.path / name
@@ -71,11 +99,14 @@ class RunFolder:
         write_json(self.path / "stage_state.json", self.state.to_dict())
 
     def save_provenance(self, *, seed: int, device: str, tables: Iterable[str]) -> None:
-        """Write ``provenance.json``: versions, commit, data hashes, seed and device."""
-        content = {
-            **provenance(),
-            "data_sha256": {table: file_digest(Path(table)) for table in tables},
-            "seed": seed,
-            "device": device,
-        }
-        write_json(self.path / "provenance.json", content)
+        """Write ``provenance.json``: versions, commit, data hashes, seed and device; a resumed run adds its own."""
+        path = self.path / "provenance.json"
+        now = {**provenance(), "device": device}
+        digests = {table: file_digest(Path(table)) for table in tables}
+        if path.exists():
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["data_sha256"] |= digests
+            content.setdefault("resumed", []).append(now)
+        else:
+            content = {**now, "data_sha256": digests, "seed": seed}
+        write_json(path, content)

@@ -57,7 +57,7 @@ OPTIONS = {
         "--tower-steps",
         "--train-scenes",
     },
-    "train": {"--config", "--debug", "--help", "--json", "--set", "--strict"},
+    "train": {"--config", "--debug", "--help", "--json", "--resume", "--set", "--stage", "--strict"},
 }
 MOST_OPTIONS = 8
 COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}

@@ -71,6 +71,30 @@ def test_missing_damaged_and_unsafe_files(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_checkpoint_goes_once_the_next_is_written(tmp_path: Path) -> None:
+    files = AtomicCheckpointIO()
+    old, new, last = (tmp_path / name for name in ("old.ckpt", "new.ckpt", "last.ckpt"))
+    files.save_checkpoint({"epoch": 1}, old)
+    files.save_checkpoint({"epoch": 2}, new)
+    files.remove_checkpoint(old)
+    assert old.exists()
+    files.save_checkpoint({"epoch": 2}, last)
+    assert sorted(tmp_path.iterdir()) == [last, new]
+    assert files.load_checkpoint(last) == {"epoch": 2}
+
+
+def test_a_run_folder_is_opened_again(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, "tiny")
+    assert RunFolder.open(run.path).state == run.state
+    run.state.completed_stages.append("vision")
+    run.state.results["vision"] = {"checkpoint": "vision/a.ckpt", "best_metric": 1.5}
+    run.save_state()
+    assert RunFolder.open(run.path).state == run.state
+    (run.path / "stage_state.json").write_text("[")
+    with pytest.raises(CheckpointError, match=r"stage_state\.json cannot be read"):
+        RunFolder.open(run.path)
+
+
 def test_run_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, second = RunFolder.create("runs", "tiny"), RunFolder.create("runs", "tiny")

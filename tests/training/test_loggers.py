@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from cora.config.schema import CORAConfig
 from cora.errors import BackendUnavailable
 from cora.training import loggers
 from cora.training.loggers import check_loggers, stage_loggers
+from cora.training.metrics_file import MetricsFile
 
 
 def make_config(**sections: Any) -> CORAConfig:
@@ -19,7 +20,7 @@ def make_config(**sections: Any) -> CORAConfig:
 
 
 def test_nothing_leaves_the_machine_unless_asked(tmp_path: Path) -> None:
-    assert [type(item) for item in stage_loggers(make_config(), "vision", tmp_path)] == [CSVLogger, TensorBoardLogger]
+    assert [type(item) for item in stage_loggers(make_config(), "vision", tmp_path)] == [MetricsFile, TensorBoardLogger]
 
 
 def test_the_project_of_the_run_wins() -> None:
