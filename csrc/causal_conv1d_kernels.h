@@ -11,10 +11,10 @@ namespace cora::CORA_SIMD {
 // The prefetcher does not follow rows that are pages apart.
 constexpr int64_t kConvRowsAhead = 4;
 
-// What eight channels are before the activation at a step of their direction.
+// What a group of channels is before the activation at a step of their direction.
 template <typename T>
-Float8 convolve(
-    const Conv& conv, const float* weights, Float8 sum, int64_t batch, const Block& block, int64_t group,
+Floats convolve(
+    const Conv& conv, const float* weights, Floats sum, int64_t batch, const Block& block, int64_t group,
     int64_t step) {
   const bool reversed = conv.reversed[block.direction];
   const int64_t first = std::max<int64_t>(0, conv.width - 1 - step);
@@ -31,7 +31,7 @@ template <typename T, int64_t W, bool kSilu>
 void convolve_row(const float* weights, const float* bias, const T* last, int64_t stride, int64_t groups, T* out) {
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t channel = group * kLanes;
-    Float8 sum = load(bias + channel);
+    Floats sum = load(bias + channel);
 #pragma GCC unroll 4
     for (int64_t tap = 0; tap < W; ++tap) {
       sum += load(weights + (group * W + tap) * kLanes) * load(last + channel - (W - 1 - tap) * stride);
@@ -71,10 +71,10 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
       convolve_whole(room.data(), biases, last, stride, whole, out);
     }
     // The first steps, and channels that do not fill a vector.
-    for (int64_t group = is_inside ? whole : 0; group < block.groups(); ++group) {
+    for (int64_t group = is_inside ? whole : 0; group < count_groups(block); ++group) {
       const float* weights = room.data() + group * conv.width * kLanes;
-      const Float8 bias = parameter(conv.bias, conv.channels, block, group);
-      const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+      const Floats bias = parameter(conv.bias, conv.channels, block, group);
+      const Floats sum = convolve<T>(conv, weights, bias, batch, block, group, step);
       write<T>(y, block, batch, position, group, conv.silu ? silu(sum) : sum);
     }
   }
@@ -82,10 +82,10 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
 
 // What the gradient of a block works on.
 struct ConvWorkspace {
-  float* weights;       // [groups, W, 8]
-  float* weight_grads;  // [groups, W, 8]
-  float* bias_grads;    // [groups, 8]
-  float* later;         // [groups, W, 8]: the gradients before the activation at this step and those after, in a ring
+  float* weights;       // [groups, W, lanes]
+  float* weight_grads;  // [groups, W, lanes]
+  float* bias_grads;    // [groups, lanes]
+  float* later;         // [groups, W, lanes]: the gradients before the activation at this step and those after, in a ring
 
   ConvWorkspace(const Conv& conv, std::vector<float>& room) {
     const int64_t size = kChannelsPerBlock * conv.width;
@@ -112,21 +112,21 @@ void conv_backward(
         prefetch<T>(conv.x, block, batch, place(step - (conv.width - 1) - kConvRowsAhead));
         prefetch<T>(y_grad, block, batch, place(step - kConvRowsAhead));
       }
-      for (int64_t group = 0; group < block.groups(); ++group) {
+      for (int64_t group = 0; group < count_groups(block); ++group) {
         const int64_t offset = group * conv.width * kLanes;
         const float* weights = work.weights + offset;
         float* later = work.later + offset;
-        Float8 grad = read<T>(y_grad, block, batch, place(step), group);
+        Floats grad = read<T>(y_grad, block, batch, place(step), group);
         if (conv.silu) {
-          const Float8 bias = parameter(conv.bias, conv.channels, block, group);
-          const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
-          const Float8 open = sigmoid(sum);
+          const Floats bias = parameter(conv.bias, conv.channels, block, group);
+          const Floats sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+          const Floats open = sigmoid(sum);
           grad *= open * (1.0f + sum * (1.0f - open));
         }
         store(later + step % conv.width * kLanes, grad);
         float* bias_grad = work.bias_grads + group * kLanes;
         store(bias_grad, load(bias_grad) + grad);
-        Float8 input_grad{};
+        Floats input_grad{};
         for (int64_t tap = 0; tap < conv.width; ++tap) {
           // The weight at a tap meets this position at a step as much later as it reaches back.
           const int64_t reach = conv.width - 1 - tap;
