@@ -52,9 +52,9 @@ ConvolveRow<T> row_convolver(int64_t width, bool silu) {
 
 template <typename T>
 void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Block& block, std::vector<float>& room) {
-  room.assign(kChannelsPerBlock * (conv.width + 1), 0.0f);
-  pack(conv.weight, conv.channels, conv.width, block, 1.0f, room.data());
-  float* biases = room.data() + kChannelsPerBlock * conv.width;
+  float* weights = zeroed(room, kChannelsPerBlock * (conv.width + 1));
+  pack(conv.weight, conv.channels, conv.width, block, 1.0f, weights);
+  float* biases = weights + kChannelsPerBlock * conv.width;
   if (conv.bias != nullptr) pack(conv.bias, conv.channels, 1, block, 1.0f, biases);
   const bool reversed = conv.reversed[block.direction];
   const auto convolve_whole = row_convolver<T>(conv.width, conv.silu);
@@ -68,13 +68,12 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
     if (is_inside) {
       const T* last = conv.x.at<T>(batch, position, block.direction) + block.first;
       T* out = y.at<T>(batch, position, block.direction) + block.first;
-      convolve_whole(room.data(), biases, last, stride, whole, out);
+      convolve_whole(weights, biases, last, stride, whole, out);
     }
     // The first steps, and channels that do not fill a vector.
     for (int64_t group = is_inside ? whole : 0; group < count_groups(block); ++group) {
-      const float* weights = room.data() + group * conv.width * kLanes;
-      const Floats bias = parameter(conv.bias, conv.channels, block, group);
-      const Floats sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+      const Floats bias = load(biases + group * kLanes);
+      const Floats sum = convolve<T>(conv, weights + group * conv.width * kLanes, bias, batch, block, group, step);
       write<T>(y, block, batch, position, group, conv.silu ? silu(sum) : sum);
     }
   }
@@ -89,8 +88,7 @@ struct ConvWorkspace {
 
   ConvWorkspace(const Conv& conv, std::vector<float>& room) {
     const int64_t size = kChannelsPerBlock * conv.width;
-    room.assign(3 * size + kChannelsPerBlock, 0.0f);
-    weights = room.data();
+    weights = zeroed(room, 3 * size + kChannelsPerBlock);
     weight_grads = weights + size;
     later = weight_grads + size;
     bias_grads = later + size;

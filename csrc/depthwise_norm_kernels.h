@@ -162,9 +162,9 @@ struct ViewWorkspace {
     // Rows of 4 KiB would all fall on the same places of the cache.
     const int64_t token = round_up(op.channels, kLanes) + 2 * kLanes;
     const int64_t tokens = op.height * op.width * token, pack = largest_pack(op);
-    room.resize(tokens + (backward ? 2 : 1) * pack);
-    convolved = {room.data(), 0, op.width * token, token};
-    packed = room.data() + tokens;
+    float* first = aligned(room, tokens + (backward ? 2 : 1) * pack);
+    convolved = {first, 0, op.width * token, token};
+    packed = first + tokens;
     packed_grad = packed + pack;
   }
 };

@@ -8,10 +8,10 @@
 
 namespace cora::CORA_SIMD {
 
-constexpr int64_t kUnrolled = 2;
+constexpr int64_t kUnrolled = 4;
 
 // The prefetcher does not follow rows that are pages apart.
-constexpr int64_t kRowsAhead = 3;
+constexpr int64_t kRowsAhead = 4;
 
 // Where the states of a block before a chunk are kept: [B, G, blocks, chunks, groups, K, lanes].
 template <typename F>
@@ -34,8 +34,7 @@ constexpr float kDecayScale = kLog2E * kSteps;
 inline Floats steepest(const float* decays, int64_t states) {
   Floats largest{};
   for (int64_t k = 0; k < states; ++k) {
-    const Floats decay = load(decays + k * kLanes);
-    const Floats size = decay < 0.0f ? -decay : decay;
+    const Floats size = absolute(load(decays + k * kLanes));
     largest = largest >= size ? largest : size;
   }
   return largest;
@@ -43,8 +42,7 @@ inline Floats steepest(const float* decays, int64_t states) {
 
 // Whether no exponent of a step needs to be held to its range; false for NaN.
 inline bool is_in_range(Floats delta, Floats steepest) {
-  const Floats reach = delta * steepest;
-  return all_below(126.0f * kSteps, reach) && all_below(126.0f * kSteps, -reach);
+  return all_below(126.0f * kSteps, absolute(delta * steepest));
 }
 
 template <bool kInRange>
@@ -80,10 +78,13 @@ void scan_forward(
     const Scan& scan, const Sequence& y, float* states, int64_t batch, const Block& block, std::vector<float>& room) {
   const PowersOfTwo powers;
   const int64_t per_group = scan.states * kLanes;
-  room.assign(2 * kGroupsPerBlock * per_group, 0.0f);
-  float* decays = room.data();
+  float* decays = zeroed(room, 2 * kGroupsPerBlock * per_group + 2 * kChannelsPerBlock);
   float* running = decays + kGroupsPerBlock * per_group;
+  float* biases = running + kGroupsPerBlock * per_group;
+  float* skips = biases + kChannelsPerBlock;
   pack(scan.transition, scan.channels, scan.states, block, kDecayScale, decays);
+  if (scan.step_bias != nullptr) pack(scan.step_bias, scan.channels, 1, block, 1.0f, biases);
+  if (scan.skip != nullptr) pack(scan.skip, scan.channels, 1, block, 1.0f, skips);
   Floats limits[kGroupsPerBlock];
   for (int64_t group = 0; group < count_groups(block); ++group) {
     limits[group] = steepest(decays + group * per_group, scan.states);
@@ -100,22 +101,25 @@ void scan_forward(
       prefetch<T>(scan.u, block, batch, ahead);
       prefetch<T>(scan.delta, block, batch, ahead);
       prefetch<T>(scan.z, block, batch, ahead);
+      prefetch<T, true>(y, block, batch, ahead);
     }
     const float* read_in = weights_at(scan, scan.read_in, batch, position, block.direction);
     const float* read_out = weights_at(scan, scan.read_out, batch, position, block.direction);
     const Row<T> inputs(scan.u, block, batch, position), steps(scan.delta, block, batch, position);
     const Row<T> gates(scan.z, block, batch, position), outputs(y, block, batch, position);
-    for (int64_t group = 0; group < count_groups(block); ++group) {
+    const int64_t groups = count_groups(block);
+    for (int64_t each = 0; each < groups; ++each) {
+      // The prefetcher follows addresses that only rise or only fall.
+      const int64_t group = reversed ? groups - 1 - each : each;
       const Floats input = inputs.read(group);
-      const Floats bias = parameter(scan.step_bias, scan.channels, block, group);
-      const Floats delta = step_size(scan, steps.read(group) + bias);
+      const Floats delta = step_size(scan, steps.read(group) + load(biases + group * kLanes));
       const Floats drive = delta * input;
       const float* decay = decays + group * per_group;
       float* state = running + group * per_group;
       Floats result = is_in_range(delta, limits[group])
                           ? advance<true>(powers, scan.states, delta, drive, decay, state, read_in, read_out)
                           : advance<false>(powers, scan.states, delta, drive, decay, state, read_in, read_out);
-      result += parameter(scan.skip, scan.channels, block, group) * input;
+      result += load(skips + group * kLanes) * input;
       if (scan.z.data != nullptr) result *= silu(gates.read(group));
       outputs.write(group, result);
     }
@@ -139,8 +143,7 @@ struct Workspace {
   Workspace(int64_t num_states, std::vector<float>& room) {
     const int64_t per_block = kChannelsPerBlock * num_states;
     const int64_t per_chunk = kPositionsPerChunk * num_states * kLanes;
-    room.assign(4 * per_block + 3 * kChannelsPerBlock + 4 * per_chunk, 0.0f);
-    float* next = room.data();
+    float* next = zeroed(room, 4 * per_block + 3 * kChannelsPerBlock + 4 * per_chunk);
     for (float** part : {&decays, &transitions, &carries, &transition_grads}) *part = next, next += per_block;
     for (float** part : {&limits, &skip_grads, &step_bias_grads}) *part = next, next += kChannelsPerBlock;
     for (float** part : {&state_history, &decay_history, &read_in_grads, &read_out_grads}) {

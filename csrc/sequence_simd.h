@@ -43,12 +43,12 @@ void write(
   Row<T>(sequence, block, batch, position).write(group, values);
 }
 
-template <typename T>
+template <typename T, bool kToWrite = false>
 void prefetch(const Sequence& sequence, const Block& block, int64_t batch, int64_t position) {
   if (sequence.data == nullptr) return;
   const char* row = reinterpret_cast<const char*>(sequence.at<T>(batch, position, block.direction) + block.first);
   for (int64_t byte = 0; byte < block.width * static_cast<int64_t>(sizeof(T)); byte += 64) {
-    __builtin_prefetch(row + byte);
+    __builtin_prefetch(row + byte, kToWrite, 2);
   }
 }
 

@@ -98,6 +98,8 @@ inline float sum(Floats values) {
   return total;
 }
 
+inline Floats absolute(Floats x) { return reinterpret_cast<Floats>(reinterpret_cast<Bits>(x) & 0x7fffffffu); }
+
 // Whether all values are below a bound; false where one is NaN.
 inline bool all_below(float bound, Floats x) {
 #if CORA_LEVEL == 512
@@ -109,6 +111,20 @@ inline bool all_below(float bound, Floats x) {
   for (int lane = 0; lane < kLanes; ++lane) all = all && x[lane] < bound;
   return all;
 #endif
+}
+
+// Room for so many floats, from a whole cache line on: otherwise a vector may lie across two.
+inline float* aligned(std::vector<float>& room, int64_t size) {
+  constexpr uintptr_t kLine = 64;
+  room.resize(size + kLine / sizeof(float));
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(room.data()) + kLine - 1) / kLine * kLine);
+}
+
+// The same, all 0.
+inline float* zeroed(std::vector<float>& room, int64_t size) {
+  float* first = aligned(room, size);
+  std::memset(first, 0, sizeof(float) * size);
+  return first;
 }
 
 // The larger or smaller one of a bound and each value; NaN stays NaN. The compiler does not find the instruction.
