@@ -62,7 +62,9 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
   for (int64_t step = 0; step < conv.length; ++step) {
     const int64_t position = reversed ? conv.length - 1 - step : step;
     if (step + kConvRowsAhead < conv.length) {
-      prefetch<T>(conv.x, block, batch, reversed ? position - kConvRowsAhead : position + kConvRowsAhead);
+      const int64_t ahead = reversed ? position - kConvRowsAhead : position + kConvRowsAhead;
+      prefetch<T>(conv.x, block, batch, ahead);
+      prefetch<T, true>(y, block, batch, ahead);
     }
     const bool is_inside = step >= conv.width - 1;
     if (is_inside) {
@@ -109,6 +111,7 @@ void conv_backward(
       if (step >= conv.width - 1 + kConvRowsAhead) {
         prefetch<T>(conv.x, block, batch, place(step - (conv.width - 1) - kConvRowsAhead));
         prefetch<T>(y_grad, block, batch, place(step - kConvRowsAhead));
+        prefetch<T, true>(grads.x, block, batch, place(step - kConvRowsAhead));
       }
       for (int64_t group = 0; group < count_groups(block); ++group) {
         const int64_t offset = group * conv.width * kLanes;

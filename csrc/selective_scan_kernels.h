@@ -8,7 +8,8 @@
 
 namespace cora::CORA_SIMD {
 
-constexpr int64_t kUnrolled = 4;
+// States that are advanced together; more need more registers than there are without AVX-512.
+constexpr int64_t kUnrolled = CORA_LEVEL == 512 ? 4 : 2;
 
 // The prefetcher does not follow rows that are pages apart.
 constexpr int64_t kRowsAhead = 4;
@@ -58,7 +59,7 @@ inline Floats advance(
   // Several sums, so that an addition need not wait for the one before.
   Floats sums[kUnrolled] = {};
   const auto one = [&](int64_t k, Floats& sum) {
-    const Floats factor = decay_factor<kInRange>(powers, delta * load(decays + k * kLanes));
+    const Floats factor = decay_factor<kInRange>(powers, apart(delta * load(decays + k * kLanes)));
     const Floats next = factor * load(state + k * kLanes) + drive * read_in[k];
     store(state + k * kLanes, next);
     sum += next * read_out[k];
@@ -160,7 +161,7 @@ inline void retrace(
     const float* before, float* factors, float* after) {
 #pragma GCC unroll 2
   for (int64_t k = 0; k < states; ++k) {
-    const Floats factor = decay_factor<kInRange>(powers, delta * load(decays + k * kLanes));
+    const Floats factor = decay_factor<kInRange>(powers, apart(delta * load(decays + k * kLanes)));
     store(factors + k * kLanes, factor);
     store(after + k * kLanes, factor * load(before + k * kLanes) + drive * read_in[k]);
   }
