@@ -86,7 +86,7 @@ struct ConvWorkspace {
   float* weights;       // [groups, W, lanes]
   float* weight_grads;  // [groups, W, lanes]
   float* bias_grads;    // [groups, lanes]
-  float* later;         // [groups, W, lanes]: the gradients before the activation at this step and those after, in a ring
+  float* later;  // [groups, W, lanes]: the gradients before the activation at this step and those after, in a ring
 
   ConvWorkspace(const Conv& conv, std::vector<float>& room) {
     const int64_t size = kChannelsPerBlock * conv.width;

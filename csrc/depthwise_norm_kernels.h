@@ -30,8 +30,8 @@ struct Strip {
 
 inline int64_t largest_pack(const DepthwiseNorm& op) { return kGroupsPerPack * Strip(op, 0).floats(); }
 
-// Writes channels [lanes * group, ..) of a strip and its surroundings to packed[groups, rows, columns, lanes]; what lies beyond
-// the borders of the view is not touched.
+// Writes channels [lanes * group, ..) of a strip and its surroundings to packed[groups, rows, columns, lanes]; what
+// lies beyond the borders of the view is not touched.
 template <typename T>
 void pack_strip(
     const DepthwiseNorm& op, const TokenGrid& tokens, int64_t view, const Strip& strip, int64_t group, int64_t groups,

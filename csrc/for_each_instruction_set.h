@@ -1,5 +1,5 @@
-// Includes the file CORA_KERNELS three times: in the namespace cora::portable, and, where the compiler can, in cora::avx2
-// and in cora::avx512 with those instructions switched on. It has no include guard.
+// Includes the file CORA_KERNELS three times: in the namespace cora::portable, and, where the compiler can, in
+// cora::avx2 and in cora::avx512 with those instructions switched on. It has no include guard.
 //
 // CORA_LEVEL says which one it is: the compiler's own macros may not follow its target pragma. Built with CORA_PORTABLE
 // defined, there is only the first.
@@ -46,9 +46,9 @@
 
 // The fastest one of `portable::function`, `avx2::function` and `avx512::function` that may run here.
 #if defined(CORA_X86)
-#define CORA_FASTEST(...)                                                   \
-  (instruction_set() == InstructionSet::kAvx512 ? avx512::__VA_ARGS__       \
-   : instruction_set() == InstructionSet::kAvx2 ? avx2::__VA_ARGS__         \
+#define CORA_FASTEST(...)                                             \
+  (instruction_set() == InstructionSet::kAvx512 ? avx512::__VA_ARGS__ \
+   : instruction_set() == InstructionSet::kAvx2 ? avx2::__VA_ARGS__   \
                                                 : portable::__VA_ARGS__)
 #else
 #define CORA_FASTEST(...) (portable::__VA_ARGS__)

@@ -1,8 +1,8 @@
 // The selective scan of a block of channels and its gradient, on the CPU. Included once for each instruction set, as
 // simd.h is; the meaning is in cora/ops/reference/selective_scan.py.
 //
-// A group of channels goes side by side; their K states stay in the first-level cache from one position to the next. A block
-// of 128 channels shares what it reads of B and C and whole cache lines of the other inputs.
+// A group of channels goes side by side; their K states stay in the first-level cache from one position to the next. A
+// block of 128 channels shares what it reads of B and C and whole cache lines of the other inputs.
 
 #include "sequence_simd.h"
 

@@ -1,4 +1,5 @@
-// Reading and writing a group of channels of a sequence: as many as a vector has lanes. Included once for each instruction set, as simd.h is.
+// Reading and writing a group of channels of a sequence: as many as a vector has lanes. Included once for each
+// instruction set, as simd.h is.
 
 #include "simd.h"
 

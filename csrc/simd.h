@@ -1,9 +1,9 @@
-// As many floats at a time as a vector holds, and the functions of them that the kernels need, in the vector extension of
-// GCC and Clang: one source for every processor.
+// As many floats at a time as a vector holds, and the functions of them that the kernels need, in the vector extension
+// of GCC and Clang: one source for every processor.
 //
 // It is included once for each instruction set, within a namespace CORA_SIMD of its own and under the compiler's
-// target pragma, as CORA_LEVEL says, and so has no include guard. The includer brings <cstdint>, <cstring>, <immintrin.h> where there is
-// one, and torch's half types.
+// target pragma, as CORA_LEVEL says, and so has no include guard. The includer brings <cstdint>, <cstring>,
+// <immintrin.h> where there is one, and torch's half types.
 
 namespace cora::CORA_SIMD {
 
@@ -35,7 +35,8 @@ inline Floats load(const torch::headeronly::Half* source) {
 }
 
 inline void store(torch::headeronly::Half* target, Floats values) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), _mm512_maskz_cvtps_ph(kAllLanes, values, _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(
+      reinterpret_cast<__m256i*>(target), _mm512_maskz_cvtps_ph(kAllLanes, values, _MM_FROUND_TO_NEAREST_INT));
 }
 #elif CORA_LEVEL == 2
 inline Floats load(const torch::headeronly::Half* source) {
@@ -180,8 +181,9 @@ inline Floats exp2_in_range(Floats x) {
 inline Floats exp2(Floats x) { return exp2_in_range(at_most(127.99f, at_least(-126.0f, x))); }
 
 // `steps(x)` is 2^(x / kSteps) for x / kSteps in [-126, 127.99], in fewer instructions where a vector can be a table: x
-// counts its entries, what is left is at most half an entry, and a shorter polynomial does for it. The least significant bits of
-// the rounded number choose the entry, and those above are added to its exponent, for which each entry makes up.
+// counts its entries, what is left is at most half an entry, and a shorter polynomial does for it. The least
+// significant bits of the rounded number choose the entry, and those above are added to its exponent, for which each
+// entry makes up.
 #if CORA_LEVEL == 512
 constexpr float kSteps = 32;
 constexpr int kStepBits = 5;
