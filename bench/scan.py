@@ -5,6 +5,7 @@ Projections, the gate and softplus are no part of it: not every peer has them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -36,6 +37,7 @@ COLUMNS = (
     "floor_ms",
     "faults",
     "threads",
+    "instructions",
     "rounds",
     "reuses_memory",
     "device",
@@ -78,6 +80,7 @@ def run(
         CoraError: A peer gives other results: then there is no time worth reporting.
     """
     common = {"threads": 1, "rounds": rounds, "reuses_memory": reuse_memory(), **environment()}
+    common["instructions"] = os.environ.get("ATEN_CPU_CAPABILITY", "all")
     rows: list[dict[str, Any]] = []
     with use_threads(1):
         floor = partial(_floor, slots_per_ms=product_speed() / (2 * _LANES), bandwidth=copy_bandwidth())

@@ -11,10 +11,10 @@ namespace cora::CORA_SIMD {
 // The prefetcher does not follow rows that are pages apart.
 constexpr int64_t kConvRowsAhead = 4;
 
-// What eight channels are before the activation at a step of their direction.
+// What a group of channels is before the activation at a step of their direction.
 template <typename T>
-Float8 convolve(
-    const Conv& conv, const float* weights, Float8 sum, int64_t batch, const Block& block, int64_t group,
+Floats convolve(
+    const Conv& conv, const float* weights, Floats sum, int64_t batch, const Block& block, int64_t group,
     int64_t step) {
   const bool reversed = conv.reversed[block.direction];
   const int64_t first = std::max<int64_t>(0, conv.width - 1 - step);
@@ -31,7 +31,7 @@ template <typename T, int64_t W, bool kSilu>
 void convolve_row(const float* weights, const float* bias, const T* last, int64_t stride, int64_t groups, T* out) {
   for (int64_t group = 0; group < groups; ++group) {
     const int64_t channel = group * kLanes;
-    Float8 sum = load(bias + channel);
+    Floats sum = load(bias + channel);
 #pragma GCC unroll 4
     for (int64_t tap = 0; tap < W; ++tap) {
       sum += load(weights + (group * W + tap) * kLanes) * load(last + channel - (W - 1 - tap) * stride);
@@ -52,9 +52,9 @@ ConvolveRow<T> row_convolver(int64_t width, bool silu) {
 
 template <typename T>
 void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Block& block, std::vector<float>& room) {
-  room.assign(kChannelsPerBlock * (conv.width + 1), 0.0f);
-  pack(conv.weight, conv.channels, conv.width, block, 1.0f, room.data());
-  float* biases = room.data() + kChannelsPerBlock * conv.width;
+  float* weights = zeroed(room, kChannelsPerBlock * (conv.width + 1));
+  pack(conv.weight, conv.channels, conv.width, block, 1.0f, weights);
+  float* biases = weights + kChannelsPerBlock * conv.width;
   if (conv.bias != nullptr) pack(conv.bias, conv.channels, 1, block, 1.0f, biases);
   const bool reversed = conv.reversed[block.direction];
   const auto convolve_whole = row_convolver<T>(conv.width, conv.silu);
@@ -62,19 +62,20 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
   for (int64_t step = 0; step < conv.length; ++step) {
     const int64_t position = reversed ? conv.length - 1 - step : step;
     if (step + kConvRowsAhead < conv.length) {
-      prefetch<T>(conv.x, block, batch, reversed ? position - kConvRowsAhead : position + kConvRowsAhead);
+      const int64_t ahead = reversed ? position - kConvRowsAhead : position + kConvRowsAhead;
+      prefetch<T>(conv.x, block, batch, ahead);
+      prefetch<T, true>(y, block, batch, ahead);
     }
     const bool is_inside = step >= conv.width - 1;
     if (is_inside) {
       const T* last = conv.x.at<T>(batch, position, block.direction) + block.first;
       T* out = y.at<T>(batch, position, block.direction) + block.first;
-      convolve_whole(room.data(), biases, last, stride, whole, out);
+      convolve_whole(weights, biases, last, stride, whole, out);
     }
     // The first steps, and channels that do not fill a vector.
-    for (int64_t group = is_inside ? whole : 0; group < block.groups(); ++group) {
-      const float* weights = room.data() + group * conv.width * kLanes;
-      const Float8 bias = parameter(conv.bias, conv.channels, block, group);
-      const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+    for (int64_t group = is_inside ? whole : 0; group < count_groups(block); ++group) {
+      const Floats bias = load(biases + group * kLanes);
+      const Floats sum = convolve<T>(conv, weights + group * conv.width * kLanes, bias, batch, block, group, step);
       write<T>(y, block, batch, position, group, conv.silu ? silu(sum) : sum);
     }
   }
@@ -82,15 +83,14 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
 
 // What the gradient of a block works on.
 struct ConvWorkspace {
-  float* weights;       // [groups, W, 8]
-  float* weight_grads;  // [groups, W, 8]
-  float* bias_grads;    // [groups, 8]
-  float* later;         // [groups, W, 8]: the gradients before the activation at this step and those after, in a ring
+  float* weights;       // [groups, W, lanes]
+  float* weight_grads;  // [groups, W, lanes]
+  float* bias_grads;    // [groups, lanes]
+  float* later;  // [groups, W, lanes]: the gradients before the activation at this step and those after, in a ring
 
   ConvWorkspace(const Conv& conv, std::vector<float>& room) {
     const int64_t size = kChannelsPerBlock * conv.width;
-    room.assign(3 * size + kChannelsPerBlock, 0.0f);
-    weights = room.data();
+    weights = zeroed(room, 3 * size + kChannelsPerBlock);
     weight_grads = weights + size;
     later = weight_grads + size;
     bias_grads = later + size;
@@ -111,22 +111,23 @@ void conv_backward(
       if (step >= conv.width - 1 + kConvRowsAhead) {
         prefetch<T>(conv.x, block, batch, place(step - (conv.width - 1) - kConvRowsAhead));
         prefetch<T>(y_grad, block, batch, place(step - kConvRowsAhead));
+        prefetch<T, true>(grads.x, block, batch, place(step - kConvRowsAhead));
       }
-      for (int64_t group = 0; group < block.groups(); ++group) {
+      for (int64_t group = 0; group < count_groups(block); ++group) {
         const int64_t offset = group * conv.width * kLanes;
         const float* weights = work.weights + offset;
         float* later = work.later + offset;
-        Float8 grad = read<T>(y_grad, block, batch, place(step), group);
+        Floats grad = read<T>(y_grad, block, batch, place(step), group);
         if (conv.silu) {
-          const Float8 bias = parameter(conv.bias, conv.channels, block, group);
-          const Float8 sum = convolve<T>(conv, weights, bias, batch, block, group, step);
-          const Float8 open = sigmoid(sum);
+          const Floats bias = parameter(conv.bias, conv.channels, block, group);
+          const Floats sum = convolve<T>(conv, weights, bias, batch, block, group, step);
+          const Floats open = sigmoid(sum);
           grad *= open * (1.0f + sum * (1.0f - open));
         }
         store(later + step % conv.width * kLanes, grad);
         float* bias_grad = work.bias_grads + group * kLanes;
         store(bias_grad, load(bias_grad) + grad);
-        Float8 input_grad{};
+        Floats input_grad{};
         for (int64_t tap = 0; tap < conv.width; ++tap) {
           // The weight at a tap meets this position at a step as much later as it reaches back.
           const int64_t reach = conv.width - 1 - tap;

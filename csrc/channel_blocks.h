@@ -7,9 +7,7 @@
 
 namespace cora {
 
-constexpr int64_t kChannelsPerGroup = 8;
-constexpr int64_t kGroupsPerBlock = 16;
-constexpr int64_t kChannelsPerBlock = kGroupsPerBlock * kChannelsPerGroup;
+constexpr int64_t kChannelsPerBlock = 128;
 
 // The sequences of a batch are taken in this many parts at most, each with gradients of the parameters of its own: a
 // fixed number, so that the result does not depend on the number of threads.
@@ -24,9 +22,6 @@ struct Block {
   int64_t width;
 
   int64_t index() const { return first / kChannelsPerBlock; }
-  int64_t groups() const { return (width + kChannelsPerGroup - 1) / kChannelsPerGroup; }
-  // Channels of a group and the ones after it.
-  int64_t count(int64_t group) const { return width - group * kChannelsPerGroup; }
 };
 
 // The directions of the same channels follow each other: what they share is then still in the cache.

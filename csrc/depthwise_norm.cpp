@@ -13,16 +13,16 @@ namespace {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-// Takes weights [C, K, K] to [groups, K, K, 8]; backwards in both directions for the gradient of x.
+// Takes weights [C, K, K] to [groups, K, K, lanes]; backwards in both directions for the gradient of x.
 std::vector<float> pack_weights(const DepthwiseNorm& op, const Tensor& weight, bool backwards) {
-  const int64_t taps = op.taps();
-  std::vector<float> packed(op.groups() * taps * kChannelsPerGroup);
+  const int64_t taps = op.taps(), lanes = CORA_FASTEST(kLanes);
+  std::vector<float> packed((op.channels + lanes - 1) / lanes * taps * lanes);
   const float* source = static_cast<const float*>(weight.const_data_ptr());
   for (int64_t channel = 0; channel < op.channels; ++channel) {
-    float* target = packed.data() + channel / kChannelsPerGroup * taps * kChannelsPerGroup;
+    float* target = packed.data() + channel / lanes * taps * lanes + channel % lanes;
     for (int64_t tap = 0; tap < taps; ++tap) {
       const int64_t place = backwards ? taps - 1 - tap : tap;
-      target[place * kChannelsPerGroup + channel % kChannelsPerGroup] = source[channel * taps + tap];
+      target[place * lanes] = source[channel * taps + tap];
     }
   }
   return packed;
@@ -30,12 +30,10 @@ std::vector<float> pack_weights(const DepthwiseNorm& op, const Tensor& weight, b
 
 // The other way, for gradients.
 void unpack_weights(const DepthwiseNorm& op, const std::vector<float>& packed, float* target) {
-  const int64_t taps = op.taps();
+  const int64_t taps = op.taps(), lanes = CORA_FASTEST(kLanes);
   for (int64_t channel = 0; channel < op.channels; ++channel) {
-    const float* source = packed.data() + channel / kChannelsPerGroup * taps * kChannelsPerGroup;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      target[channel * taps + tap] = source[tap * kChannelsPerGroup + channel % kChannelsPerGroup];
-    }
+    const float* source = packed.data() + channel / lanes * taps * lanes + channel % lanes;
+    for (int64_t tap = 0; tap < taps; ++tap) target[channel * taps + tap] = source[tap * lanes];
   }
 }
 

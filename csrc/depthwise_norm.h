@@ -29,9 +29,8 @@ struct DepthwiseNorm {
   const float* norm_weight;  // [C]
   const float* norm_bias;    // [C]
   float eps;
-  std::vector<float> weights;  // [groups, K, K, 8]: eight channels side by side, those beyond the last 0
+  std::vector<float> weights;  // [groups, K, K, lanes]: a group of channels side by side, those beyond the last 0
 
-  int64_t groups() const { return (channels + kChannelsPerGroup - 1) / kChannelsPerGroup; }
   int64_t taps() const { return size * size; }
 };
 
@@ -44,7 +43,7 @@ struct Normalised {
 // What some views add to the gradients of the parameters.
 struct DepthwiseNormGradients {
   TokenGrid x;
-  float* weights;      // [groups, K, K, 8]
+  float* weights;      // [groups, K, K, lanes]
   float* bias;         // [C]
   float* norm_weight;  // [C]
   float* norm_bias;    // [C]

@@ -2,12 +2,13 @@
 // instruction set, as simd.h is; the meaning is in cora/ops/reference/depthwise_norm.py.
 //
 // The same channels of neighbouring tokens are often a multiple of 4 KiB apart, which the first-level cache cannot
-// hold. So a strip of rows is packed first: eight channels of all its tokens side by side, with zeros around them.
+// hold. So a strip of rows is packed first: a group of channels of all its tokens side by side, with zeros around them.
 
 #include "simd.h"
 
 namespace cora::CORA_SIMD {
 
+constexpr int64_t kGroupsPerPack = 128 / kLanes;
 constexpr int64_t kRowsPerStrip = 16;
 constexpr int64_t kRowsPerTile = 2, kColumnsPerTile = 4;  // outputs that are in registers at a time
 
@@ -27,10 +28,10 @@ struct Strip {
   int64_t floats() const { return rows * columns * kLanes; }
 };
 
-inline int64_t largest_pack(const DepthwiseNorm& op) { return kGroupsPerBlock * Strip(op, 0).floats(); }
+inline int64_t largest_pack(const DepthwiseNorm& op) { return kGroupsPerPack * Strip(op, 0).floats(); }
 
-// Writes channels [8 * group, ..) of a strip and its surroundings to packed[groups, rows, columns, 8]; what lies beyond
-// the borders of the view is not touched.
+// Writes channels [lanes * group, ..) of a strip and its surroundings to packed[groups, rows, columns, lanes]; what
+// lies beyond the borders of the view is not touched.
 template <typename T>
 void pack_strip(
     const DepthwiseNorm& op, const TokenGrid& tokens, int64_t view, const Strip& strip, int64_t group, int64_t groups,
@@ -55,8 +56,8 @@ void pack_strip(
 // before. A value that is loaded once meets all of them.
 template <int64_t K, bool kUpper, bool kLower>
 inline __attribute__((always_inline)) void add_row(
-    const float* row, const float* upper, const float* lower, Float8 (&tile)[kRowsPerTile][kColumnsPerTile]) {
-  Float8 window[kColumnsPerTile];
+    const float* row, const float* upper, const float* lower, Floats (&tile)[kRowsPerTile][kColumnsPerTile]) {
+  Floats window[kColumnsPerTile];
 #pragma GCC unroll 4
   for (int64_t column = 1; column < kColumnsPerTile; ++column) window[column] = load(row + (column - 1) * kLanes);
 #pragma GCC unroll 8
@@ -65,22 +66,22 @@ inline __attribute__((always_inline)) void add_row(
     for (int64_t column = 1; column < kColumnsPerTile; ++column) window[column - 1] = window[column];
     window[kColumnsPerTile - 1] = load(row + (tap + kColumnsPerTile - 1) * kLanes);
     if (kUpper) {
-      const Float8 weight = load(upper + tap * kLanes);
+      const Floats weight = load(upper + tap * kLanes);
 #pragma GCC unroll 4
       for (int64_t column = 0; column < kColumnsPerTile; ++column) tile[0][column] += weight * window[column];
     }
     if (kLower) {
-      const Float8 weight = load(lower + tap * kLanes);
+      const Floats weight = load(lower + tap * kLanes);
 #pragma GCC unroll 4
       for (int64_t column = 0; column < kColumnsPerTile; ++column) tile[1][column] += weight * window[column];
     }
   }
 }
 
-// Writes eight channels of the correlation of a packed strip with their weights.
+// Writes a group of channels of the correlation of a packed strip with their weights.
 template <int64_t K, typename T>
 void correlate(
-    const DepthwiseNorm& op, const Strip& strip, const float* packed, Float8 bias, const TokenGrid& out, int64_t view,
+    const DepthwiseNorm& op, const Strip& strip, const float* packed, Floats bias, const TokenGrid& out, int64_t view,
     int64_t group) {
   const float* weights = op.weights.data() + group * K * K * kLanes;
   const int64_t count = op.channels - group * kLanes;
@@ -89,7 +90,7 @@ void correlate(
   for (int64_t row = 0; row < strip.num_rows; row += kRowsPerTile) {
     for (int64_t column = 0; column < op.width; column += kColumnsPerTile) {
       const float* source = packed + row * stride + column * kLanes;
-      Float8 tile[kRowsPerTile][kColumnsPerTile];
+      Floats tile[kRowsPerTile][kColumnsPerTile];
       for (auto& line : tile) {
         for (auto& value : line) value = bias;
       }
@@ -108,13 +109,13 @@ void correlate(
   }
 }
 
-// Adds to the gradients [K, K, 8] of `kRows` rows of weights what a strip says, from row `first` on.
+// Adds to the gradients [K, K, lanes] of `kRows` rows of weights what a strip says, from row `first` on.
 template <int64_t K, int64_t kRows>
 void add_weight_rows(
     const DepthwiseNorm& op, const Strip& strip, const float* x, const float* grad, int64_t first,
     float* weight_grads) {
   const int64_t stride = strip.columns * kLanes, centre = (K / 2) * (stride + kLanes);
-  Float8 sums[kRows * K];
+  Floats sums[kRows * K];
   float* target = weight_grads + first * K * kLanes;
 #pragma GCC unroll 16
   for (int64_t each = 0; each < kRows * K; ++each) sums[each] = load(target + each * kLanes);
@@ -122,7 +123,7 @@ void add_weight_rows(
     const float* inputs = x + (row + first) * stride;
     const float* outputs = grad + row * stride + centre;
     for (int64_t column = 0; column < op.width; ++column) {
-      const Float8 value = load(outputs + column * kLanes);
+      const Floats value = load(outputs + column * kLanes);
 #pragma GCC unroll 2
       for (int64_t line = 0; line < kRows; ++line) {
 #pragma GCC unroll 8
@@ -144,12 +145,12 @@ void add_weight_grads(
 }
 
 // Values of channels beyond the last are made 0.
-inline Float8 only(Float8 values, int64_t count) {
+inline Floats only(Floats values, int64_t count) {
   for (int64_t lane = count; lane < kLanes; ++lane) values[lane] = 0;
   return values;
 }
 
-inline void add(float* target, Float8 values, int64_t count) { store(target, load(target, count) + values, count); }
+inline void add(float* target, Floats values, int64_t count) { store(target, load(target, count) + values, count); }
 
 // What one view works on.
 struct ViewWorkspace {
@@ -161,9 +162,9 @@ struct ViewWorkspace {
     // Rows of 4 KiB would all fall on the same places of the cache.
     const int64_t token = round_up(op.channels, kLanes) + 2 * kLanes;
     const int64_t tokens = op.height * op.width * token, pack = largest_pack(op);
-    room.resize(tokens + (backward ? 2 : 1) * pack);
-    convolved = {room.data(), 0, op.width * token, token};
-    packed = room.data() + tokens;
+    float* first = aligned(room, tokens + (backward ? 2 : 1) * pack);
+    convolved = {first, 0, op.width * token, token};
+    packed = first + tokens;
     packed_grad = packed + pack;
   }
 };
@@ -171,7 +172,7 @@ struct ViewWorkspace {
 // Sums over the channels of a token; several at a time, since an addition waits for the one before.
 template <typename Term>
 inline float sum_channels(int64_t channels, const Term& term) {
-  Float8 sums[4] = {};
+  Floats sums[4] = {};
   const int64_t whole = channels / (4 * kLanes) * (4 * kLanes);
   for (int64_t first = 0; first < whole; first += 4 * kLanes) {
 #pragma GCC unroll 4
@@ -187,14 +188,14 @@ void normalise(const DepthwiseNorm& op, const float* values, T* y, T* kept, floa
   const auto value = [&](int64_t first, int64_t count) { return load(values + first, count); };
   const float mean = sum_channels(op.channels, value) / static_cast<float>(op.channels);
   const auto square = [&](int64_t first, int64_t count) {
-    const Float8 centred = load(values + first, count) - mean;
+    const Floats centred = load(values + first, count) - mean;
     return only(centred * centred, count);
   };
   const float variance = sum_channels(op.channels, square) / static_cast<float>(op.channels);
   const float scale = 1.0f / std::sqrt(variance + op.eps);
   for (int64_t first = 0; first < op.channels; first += kLanes) {
     const int64_t count = op.channels - first;
-    const Float8 normal = (load(values + first, count) - mean) * scale;
+    const Floats normal = (load(values + first, count) - mean) * scale;
     if (kept != nullptr) store(kept + first, normal, count);
     store(y + first, normal * load(op.norm_weight + first, count) + load(op.norm_bias + first, count), count);
   }
@@ -205,16 +206,16 @@ template <int64_t K, typename T>
 void forward_view(
     const DepthwiseNorm& op, const TokenGrid& y, const Normalised& kept, int64_t view, std::vector<float>& room) {
   const ViewWorkspace work(op, false, room);
-  const int64_t groups = op.groups();
+  const int64_t groups = (op.channels + kLanes - 1) / kLanes;
   for (int64_t first = 0; first < op.height; first += kRowsPerStrip) {
     const Strip strip(op, first);
-    std::memset(work.packed, 0, sizeof(float) * kGroupsPerBlock * strip.floats());
-    for (int64_t group = 0; group < groups; group += kGroupsPerBlock) {
-      const int64_t some = std::min(kGroupsPerBlock, groups - group);
+    std::memset(work.packed, 0, sizeof(float) * kGroupsPerPack * strip.floats());
+    for (int64_t group = 0; group < groups; group += kGroupsPerPack) {
+      const int64_t some = std::min(kGroupsPerPack, groups - group);
       pack_strip<T>(op, op.x, view, strip, group, some, work.packed);
       for (int64_t each = 0; each < some; ++each) {
         const int64_t channel = (group + each) * kLanes;
-        const Float8 bias = op.bias == nullptr ? Float8{} : load(op.bias + channel, op.channels - channel);
+        const Floats bias = op.bias == nullptr ? Floats{} : load(op.bias + channel, op.channels - channel);
         const float* packed = work.packed + each * strip.floats();
         correlate<K, float>(op, strip, packed, bias, work.convolved, 0, group + each);
       }
@@ -247,8 +248,8 @@ void normalise_backward(
   const float mean_along = sum_channels(op.channels, along) / static_cast<float>(op.channels);
   for (int64_t first = 0; first < op.channels; first += kLanes) {
     const int64_t count = op.channels - first;
-    const Float8 grad = load(y_grad + first, count), value = load(normal + first, count);
-    const Float8 value_grad = (grad * load(op.norm_weight + first, count) - mean - value * mean_along) * factor;
+    const Floats grad = load(y_grad + first, count), value = load(normal + first, count);
+    const Floats value_grad = (grad * load(op.norm_weight + first, count) - mean - value * mean_along) * factor;
     store(value_grads + first, value_grad, count);
     add(grads.norm_weight + first, grad * value, count);
     add(grads.norm_bias + first, grad, count);
@@ -269,18 +270,18 @@ void backward_view(
           work.convolved.at<float>(0, row, column));
     }
   }
-  const int64_t groups = op.groups();
+  const int64_t groups = (op.channels + kLanes - 1) / kLanes;
   for (int64_t first = 0; first < op.height; first += kRowsPerStrip) {
     const Strip strip(op, first);
-    std::memset(work.packed, 0, sizeof(float) * kGroupsPerBlock * strip.floats());
-    std::memset(work.packed_grad, 0, sizeof(float) * kGroupsPerBlock * strip.floats());
-    for (int64_t group = 0; group < groups; group += kGroupsPerBlock) {
-      const int64_t some = std::min(kGroupsPerBlock, groups - group);
+    std::memset(work.packed, 0, sizeof(float) * kGroupsPerPack * strip.floats());
+    std::memset(work.packed_grad, 0, sizeof(float) * kGroupsPerPack * strip.floats());
+    for (int64_t group = 0; group < groups; group += kGroupsPerPack) {
+      const int64_t some = std::min(kGroupsPerPack, groups - group);
       pack_strip<T>(op, op.x, view, strip, group, some, work.packed);
       pack_strip<float>(op, work.convolved, 0, strip, group, some, work.packed_grad);
       for (int64_t each = 0; each < some; ++each) {
         const float* grad = work.packed_grad + each * strip.floats();
-        correlate<K, T>(op, strip, grad, Float8{}, grads.x, view, group + each);
+        correlate<K, T>(op, strip, grad, Floats{}, grads.x, view, group + each);
         float* weight_grads = grads.weights + (group + each) * K * K * kLanes;
         add_weight_grads<K>(op, strip, work.packed + each * strip.floats(), grad, weight_grads);
       }

@@ -65,6 +65,7 @@ RESAMPLER = {
 SCAN = {
     "case": "case",
     "pass": "pass",
+    "instructions": "instructions",
     "ms": "ms",
     "p25_ms": "p25",
     "p75_ms": "p75",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +27,23 @@ TESTS = [f"tests/ops/test_{operation}.py" for operation in OPERATIONS]
 def test_code_for_any_processor(tmp_path: Path) -> None:
     extension = build(tmp_path / "portable.so", sorted((ROOT / "csrc").glob("*.cpp")), "-DCORA_PORTABLE")
     result = run_with(extension, "cpp", *TESTS, "tests/ops/test_erp_to_views.py", "-q", "-p", "no:cacheprovider")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "passed" in result.stdout
+
+
+def test_code_for_avx2_where_there_is_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *SEQUENCES,
+        "tests/ops/test_depthwise_norm.py",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert result.returncode == 0, result.stdout[-3000:]
     assert "passed" in result.stdout
 
