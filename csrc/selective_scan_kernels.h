@@ -209,8 +209,8 @@ void backward_chunk(
   float* transition_grad = work.transition_grads + group * per_group;
   const Floats bias = parameter(scan.step_bias, scan.channels, block, group);
   const Floats skip = parameter(scan.skip, scan.channels, block, group);
-  Floats skip_grad = load(work.skip_grads + group * kLanes);
-  Floats bias_grad = load(work.step_bias_grads + group * kLanes);
+  // Chunks are added up by themselves: a long sum in one go would round more.
+  Floats skip_grad{}, bias_grad{};
   for (int64_t step = end - 1; step >= begin; --step) {
     const int64_t position = reversed ? scan.length - 1 - step : step;
     const Floats input = read<T>(scan.u, block, batch, position, group);
@@ -254,8 +254,10 @@ void backward_chunk(
     skip_grad += output_grad * input;
     bias_grad += delta_grad;
   }
-  store(work.skip_grads + group * kLanes, skip_grad);
-  store(work.step_bias_grads + group * kLanes, bias_grad);
+  float* skip_grads = work.skip_grads + group * kLanes;
+  float* bias_grads = work.step_bias_grads + group * kLanes;
+  store(skip_grads, load(skip_grads) + skip_grad);
+  store(bias_grads, load(bias_grads) + bias_grad);
 }
 
 // Writes the sums over the lanes of what a chunk gathered for B and C.
