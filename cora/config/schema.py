@@ -33,7 +33,9 @@ __all__ = [
 
 StageName = Literal["vision", "resampler", "finetune"]
 Paths = str | list[str] | None
-Precision = Literal["auto", "32-true", "32", "bf16-mixed", "bf16-true", "bf16", "16-mixed", "16-true", "16", "64-true"]
+Precision = Literal[
+    "auto", "fp32", "bf16", "fp16", "32-true", "32", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "16", "64-true"
+]
 
 # What a stage uses for keys that neither the file nor the command line gives.
 STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -217,7 +219,13 @@ class TrainingConfig(Section):
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """How many devices train together."""
     precision: Precision = "auto"
-    """Lightning's name of the number format; ``auto`` is bf16-mixed where the device has it, else 32-true."""
+    """``bf16`` and ``fp16`` (with a loss scaler, GPU only) compute in 16 bits and keep weights in 32, ``fp32`` does both
+    in 32; Lightning's names (``bf16-mixed``, ``32-true``, ...) work too. ``auto`` is ``bf16`` on a GPU that has it, ``fp16`` on
+    other GPUs, ``fp32`` on the CPU."""
+    gradient_checkpointing: bool = False
+    """Whether activations inside the blocks of both towers are computed again in the backward pass, not kept."""
+    compile: bool = False
+    """Whether the blocks of both towers are compiled by ``torch.compile`` (needs a C++ compiler on the CPU)."""
     gradient_clip_val: float | None = Field(1.0, gt=0.0)
     """Largest gradient norm; None does not clip."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"

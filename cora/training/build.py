@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cora.config.schema import CORAConfig
-from cora.errors import BackendUnavailable
+from cora.errors import BackendUnavailable, ConfigError
 from cora.model.resampler import checked_options
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
@@ -88,19 +88,25 @@ def pick_accelerator(config: CORAConfig) -> str:
     return "cpu"
 
 
-def pick_precision(config: CORAConfig, accelerator: str) -> Any:
-    """Return Lightning's precision name.
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-    ``auto`` is bf16 where the GPU has it, float16 with a scaler on older GPUs, float32 on the CPU.
+
+def pick_precision(config: CORAConfig, accelerator: str) -> Any:
+    """Return Lightning's precision name; it is logged with the reason.
+
+    Raises:
+        ConfigError: float16 is asked for on a CPU.
     """
     wanted = config.training.precision
     if wanted != "auto":
-        return wanted
-    if accelerator == "cpu":
+        chosen, reason = _PRECISIONS.get(wanted, wanted), f"training.precision is '{wanted}'"
+    elif accelerator == "cpu":
         chosen, reason = "32-true", "CPU"
-    elif torch.cuda.is_bf16_supported():
+    elif torch.cuda.is_bf16_supported(including_emulation=False):
         chosen, reason = "bf16-mixed", "the GPU has bfloat16"
     else:
         chosen, reason = "16-mixed", "the GPU has no bfloat16"
+    if accelerator == "cpu" and chosen in ("16", "16-mixed", "16-true"):
+        raise ConfigError(f"training.precision '{wanted}' needs a GPU: on a CPU use 'bf16' or 'fp32'")
     logger.info("precision %s: %s", chosen, reason)
     return chosen

@@ -91,12 +91,13 @@ def dry_run(config: CORAConfig) -> list[StageReport]:
         CoraError: There is no model to try the stages with.
     """
     accelerator = pick_accelerator(config)
+    precision = pick_precision(config, accelerator)
     model, processor = build_model(config)
     nn.Module.to(model, torch.device(accelerator))
     reports = [StageReport(name) for name in config.training.stages]
     for report in reports:
         try:
-            _try_stage(report, model, processor, config, accelerator)
+            _try_stage(report, model, processor, config, precision)
         except CoraError as error:
             report.error = str(error)
         except Exception as error:  # out of memory, a shape: whatever would end the run is what is asked for
@@ -106,8 +107,9 @@ def dry_run(config: CORAConfig) -> list[StageReport]:
 
 
 def _try_stage(
-    report: StageReport, model: PanoramaVLM, processor: PanoramaProcessor, config: CORAConfig, accelerator: str
+    report: StageReport, model: PanoramaVLM, processor: PanoramaProcessor, config: CORAConfig, precision: str
 ) -> None:
+    accelerator = model.device.type
     torch.manual_seed(config.training.seed)
     data = _read_data(report.stage, processor, config)
     report.num_rows = len(data.train_dataset)
@@ -120,7 +122,7 @@ def _try_stage(
     if accelerator == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    with _measure_saved(module) as saved_bytes, _autocast(pick_precision(config, accelerator), accelerator):
+    with _measure_saved(module) as saved_bytes, _autocast(precision, accelerator):
         losses = module._losses(batch)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     report.losses = {name: float(value.detach()) for name, value in losses.items()}

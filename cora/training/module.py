@@ -18,6 +18,7 @@ from cora.data.feature_cache import FeatureCache
 from cora.errors import ConfigError
 from cora.model.projectors import VICRegProjector
 from cora.model.vlm import PanoramaVLM
+from cora.training.blocks import keep_checkpointing, prepare_blocks
 from cora.training.diagnostics import FeatureDiagnostics, StageDiagnostics
 from cora.training.losses.view_losses import ViewLosses
 from cora.training.schedule import linear_warmup_decay
@@ -82,6 +83,7 @@ class PanoramaTrainingModule(LightningModule):
             model.language_model.add_lora(
                 rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules
             )
+        prepare_blocks(model, config)
 
     def _build_diagnostics(self) -> StageDiagnostics:
         """Measure latent tokens, and patch tokens in the stage that is about them."""
@@ -112,6 +114,7 @@ class PanoramaTrainingModule(LightningModule):
         for tower in (self.model.vision, self.model.language_model):
             if not any(parameter.requires_grad for parameter in tower.parameters()):
                 tower.eval()
+                keep_checkpointing(tower)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the named losses of a batch and their weighted sum as ``loss``; views are encoded once."""
