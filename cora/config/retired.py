@@ -42,7 +42,6 @@ _RETIRED = {
     "training.cache_cleanup_interval": "the GPU's cache is cleaned before validation and now and then",
     "training.deepspeed": "it is not supported",
     "training.auto_eval": "run cora-eval on the export",
-    "training.stage_configs.*.image_processing": "the views are the same in all stages; set image_processing",
     "output.outputs_dir": "give cora-eval --output-dir",
     "data.csv_test": "give cora-eval --test-csv",
     "data.max_text_length": "set training.stage_configs.<stage>.max_text_length",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from cora.config.baseline import BaselineConfig
 from cora.config.sections import Section
@@ -27,6 +27,7 @@ __all__ = [
     "OutputConfig",
     "StageConfig",
     "StageDataConfig",
+    "StageImageConfig",
     "StageName",
     "TrainingConfig",
 ]
@@ -146,6 +147,32 @@ class ImageProcessingConfig(Section):
         return self
 
 
+class StageImageConfig(Section):
+    """How panoramas are cut and stitched in one stage; what is None comes from the `image_processing` section.
+
+    An export cuts panoramas as the last stage did that is in it.
+    """
+
+    crop_strategy: str | None = None
+    """Registered name of the crop strategy."""
+    image_size: ImageSize | None = None
+    """(height, width) of a view in pixels."""
+    fov_deg: float | None = None
+    """Horizontal field of view of a view."""
+    overlap_ratio: float | None = None
+    """Fraction of a view's field of view that its neighbour sees too."""
+    anyres_max_patches: int | None = None
+    """Most views of the strategies that choose their number."""
+    pitch_min_deg: float | None = None
+    """Lowest row of views."""
+    pitch_max_deg: float | None = None
+    """Highest row of views."""
+    stitching_mode: Literal["stride_views", "concat"] | None = None
+    """How views become one sequence; the vision stage, which makes none, refuses it."""
+    antialias: bool | None = None
+    """Whether minified views are filtered."""
+
+
 class StageDataConfig(Section):
     """Data of one stage; what is None comes from the top-level `data` section."""
 
@@ -205,6 +232,8 @@ class StageConfig(Section):
     """Most text tokens of a sample; a longer one is an error that names its row. None: what the model can read."""
     data: StageDataConfig = Field(default_factory=StageDataConfig)
     """Tables of this stage, instead of the top-level ones."""
+    image_processing: StageImageConfig = Field(default_factory=StageImageConfig)
+    """How this stage cuts panoramas, where it differs from the top-level section."""
 
 
 class TrainingConfig(Section):
@@ -219,9 +248,9 @@ class TrainingConfig(Section):
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """How many devices train together."""
     precision: Precision = "auto"
-    """``bf16`` and ``fp16`` (with a loss scaler, GPU only) compute in 16 bits and keep weights in 32, ``fp32`` does both
-    in 32; Lightning's names (``bf16-mixed``, ``32-true``, ...) work too. ``auto`` is ``bf16`` on a GPU that has it, ``fp16`` on
-    other GPUs, ``fp32`` on the CPU."""
+    """``bf16`` and ``fp16`` (with a loss scaler, GPU only) compute in 16 bits with weights in 32, ``fp32`` does both in
+    32; Lightning's names (``bf16-mixed``, ``32-true``, ...) work too. ``auto`` is ``bf16`` on a GPU that has it,
+    ``fp16`` on other GPUs, ``fp32`` on the CPU."""
     gradient_checkpointing: bool = False
     """Whether activations inside the blocks of both towers are computed again in the backward pass, not kept."""
     compile: bool = False
@@ -369,6 +398,20 @@ class CORAConfig(Section):
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)
 
+    @model_validator(mode="after")
+    def _stages_can_cut_panoramas(self) -> CORAConfig:
+        for name, stage in self.training.stage_configs.items():
+            section = f"training.stage_configs.{name}.image_processing"
+            if name == "vision" and stage.image_processing.stitching_mode is not None:
+                raise ValueError(f"{section}.stitching_mode: the vision stage stitches nothing")
+            try:
+                self.stage_image_processing(name)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                key = ".".join([section, *map(str, first["loc"][:1])])
+                raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+        return self
+
     @property
     def wandb_project(self) -> str | None:
         """The Weights & Biases project that applies, or None."""
@@ -378,6 +421,12 @@ class CORAConfig(Section):
         """Return the (training, validation) tables of `stage`: its own where it names some, else the shared ones."""
         own = self.training.stage_configs[stage].data
         return _as_list(own.csv_train or self.data.csv_train), _as_list(own.csv_val or self.data.csv_val)
+
+    def stage_image_processing(self, stage: StageName) -> ImageProcessingConfig:
+        """Return how `stage` cuts panoramas: its own keys over those of the top-level section."""
+        own = self.training.stage_configs[stage].image_processing.known()
+        given = {name: value for name, value in own.items() if value is not None}
+        return ImageProcessingConfig.model_validate({**self.image_processing.known(), **given})
 
 
 def _check_stage(name: Any) -> None:

@@ -42,8 +42,8 @@ def prepare_blocks(model: PanoramaVLM, config: CORAConfig) -> None:
 def keep_checkpointing(tower: nn.Module) -> None:
     """Let the blocks of a tower in evaluation mode recompute their activations all the same.
 
-    A frozen language model has gradients to pass on, and transformers recomputes in training mode only. The mode of what
-    is inside a block (dropout) stays.
+    A frozen language model has gradients to pass on, and transformers recomputes in training mode only. The mode of
+    what is inside a block (dropout) stays.
     """
     for block in transformer_blocks(tower):
         block.training = block.gradient_checkpointing

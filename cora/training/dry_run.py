@@ -20,7 +20,7 @@ from cora.data.datamodule import PanoramaDataModule
 from cora.errors import CoraError
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
-from cora.training.build import build_model, pick_accelerator, pick_precision
+from cora.training.build import build_model, enter_stage, pick_accelerator, pick_precision
 from cora.training.module import PanoramaTrainingModule
 
 __all__ = ["Memory", "StageReport", "dry_run"]
@@ -111,7 +111,7 @@ def _try_stage(
 ) -> None:
     accelerator = model.device.type
     torch.manual_seed(config.training.seed)
-    data = _read_data(report.stage, processor, config)
+    data = _read_data(report.stage, enter_stage(model, processor, config, report.stage), config)
     report.num_rows = len(data.train_dataset)
     batch = _to(next(iter(data.train_dataloader())), model.device)
     report.shapes = {name: list(item.shape) for name, item in batch.items() if isinstance(item, Tensor)}

@@ -20,7 +20,7 @@ from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
 from cora.data.skipped import SkippedList
 from cora.errors import ConfigError
-from cora.training.build import build_model, pick_accelerator, pick_precision
+from cora.training.build import build_model, enter_stage, pick_accelerator, pick_precision
 from cora.training.callbacks import CUDACacheCleanupCallback, StepLimit
 from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from cora.training.curves import plot_curves
@@ -129,6 +129,7 @@ class CORATrainer:
         self._note_start(run, accelerator)
         for name, path in plan.done.items():
             logger.info("stage %s: %s", name, path)
+            self.processor = enter_stage(self.model, self.processor, config, name)
             PanoramaTrainingModule(self.model, config, name).load_trained(read_checkpoint(path)["state_dict"])
         for name, data in stages.items():
             self._run_stage(name, data, run, accelerator, plan.point if name == plan.todo[0] else None)
@@ -161,6 +162,7 @@ class CORATrainer:
     def _data(self, name: StageName) -> PanoramaDataModule:
         config, stage = self.config, self.config.training.stage_configs[name]
         train, val = config.stage_tables(name)
+        self.processor = enter_stage(self.model, self.processor, config, name)
         return PanoramaDataModule(
             train,
             val,
@@ -194,6 +196,7 @@ class CORATrainer:
         run.save_state()
         # A stage starts with the same random numbers, whether the one before ran in this process or not.
         seed_everything(self.config.training.seed, workers=True, verbose=False)
+        self.processor = enter_stage(self.model, self.processor, self.config, name)
         module = PanoramaTrainingModule(self.model, self.config, name)
         module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
