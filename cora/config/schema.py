@@ -207,7 +207,8 @@ class StageConfig(Section):
     vicreg_overlap_ratio: float | None = Field(None, gt=0.0, le=1.0)
     """Compares only the tokens in this fraction of a view's width, on its neighbour's side; None: all they share."""
     vicreg_mode: Literal["pairwise", "batchwise"] = "pairwise"
-    """``pairwise`` takes variance and covariance over each pair of views, ``batchwise`` over all pairs of a batch."""
+    """``pairwise`` takes variance and covariance over each pair of views, ``batchwise`` over all pairs of a batch:
+    that of one device, where several train; ``contrastive`` and ``densecl`` compare within it too."""
     vicreg_similarity_weight: float = Field(25.0, ge=0.0)
     """Weight of VICReg's invariance term."""
     vicreg_variance_weight: float = Field(25.0, ge=0.0)
@@ -246,7 +247,12 @@ class TrainingConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    """How many devices train together."""
+    """How many devices of a machine train together, each with a process and batches of its own."""
+    num_nodes: int = Field(1, ge=1)
+    """How many machines train together, of which all see ``runs_dir``; ``torchrun`` or a cluster starts the processes."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices train: ``ddp`` keeps all weights on each, ``fsdp`` (GPUs only) shares them out. ``auto`` is
+    ``ddp`` where there are several."""
     precision: Precision = "auto"
     """``bf16`` and ``fp16`` (with a loss scaler, GPU only) compute in 16 bits with weights in 32, ``fp32`` does both in
     32; Lightning's names (``bf16-mixed``, ``32-true``, ...) work too. ``auto`` is ``bf16`` on a GPU that has it,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
@@ -31,6 +30,7 @@ from cora.training.loading import DataLoadingCallback, pick_num_workers
 from cora.training.loggers import check_loggers, finished_afterwards, stage_loggers
 from cora.training.module import PanoramaTrainingModule
 from cora.training.overlap_figures import OverlapFigures
+from cora.training.processes import count_processes, is_first, of_first, pick_strategy, sharded_copy, start_processes
 from cora.training.resume import ResumePoint, make_plan
 from cora.training.run_folder import RunFolder
 
@@ -38,13 +38,6 @@ __all__ = ["CORATrainer", "TrainingResult"]
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 10
-
-
-def _count_devices(config: CORAConfig, accelerator: str) -> int:
-    devices = config.training.devices
-    if devices == "auto":
-        return torch.cuda.device_count() if accelerator == "cuda" else 1
-    return devices
 
 
 @dataclass(frozen=True)
@@ -109,17 +102,20 @@ class CORATrainer:
         """
         config = self.config
         runs = Path(config.output.runs_dir).resolve() / self.experiment
-        plan = make_plan(config, runs, resume=self.resume, stage=self.stage)
+        accelerator = pick_accelerator(config)
+        start_processes(config, accelerator)
+        plan = of_first(lambda: make_plan(config, runs, resume=self.resume, stage=self.stage))
         if plan.run is not None and not plan.todo and plan.run.export.exists():
             logger.info("%s is finished: nothing is left to do", plan.run.path)
             return self._result(plan.run)
-        accelerator = pick_accelerator(config)
         check_loggers(config)
         self.precision = pick_precision(config, accelerator)
         seed_everything(config.training.seed, workers=True, verbose=False)
         self.model, self.processor = build_model(config)
-        self.num_devices = _count_devices(config, accelerator)
-        self.num_workers = pick_num_workers(config.training.num_workers, accelerator, self.num_devices)
+        self.num_processes = count_processes(config, accelerator)
+        self.num_workers = pick_num_workers(
+            config.training.num_workers, accelerator, self.num_processes // config.training.num_nodes
+        )
         # The data of all stages is read first: a wrong row should not stop a run hours later.
         stages = {name: self._data(name) for name in plan.todo}
         if plan.point is not None:
@@ -133,12 +129,15 @@ class CORATrainer:
             PanoramaTrainingModule(self.model, config, name).load_trained(read_checkpoint(path)["state_dict"])
         for name, data in stages.items():
             self._run_stage(name, data, run, accelerator, plan.point if name == plan.todo[0] else None)
-        self._export(run)
+        if is_first():
+            self._export(run)
         return self._result(run)
 
     def _note_start(self, run: RunFolder, accelerator: str) -> None:
         config = self.config
         self.skipped = SkippedList(run.path / "skipped.csv", max_share=config.data.max_skipped_share)
+        if not is_first():
+            return
         ConfigManager.save(config, run.path / "config.yaml")
         tables = {table for name in config.training.stages for side in config.stage_tables(name) for table in side}
         run.save_provenance(seed=config.training.seed, device=accelerator, tables=sorted(tables))
@@ -181,7 +180,7 @@ class CORATrainer:
             accumulate=stage.accumulate_grad_batches,
             group_by_length=config.training.group_by_length,
             seed=config.training.seed,
-            num_replicas=self.num_devices,
+            num_replicas=self.num_processes,
         )
 
     def _run_stage(
@@ -202,20 +201,27 @@ class CORATrainer:
         data.use_features(module.feature_cache)
         folder = run.stage(name)
         for leftover in folder.glob("*.part"):  # of a write that was cut off
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         with quiet_lightning():
             trainer, best = self._lightning(name, folder, accelerator, data, point)
             if point is not None:
                 logger.info("stage %s goes on after step %d: %s", name, point.step, point.path)
             with finished_afterwards(trainer.loggers):
-                trainer.fit(module, datamodule=data, ckpt_path=None if point is None else point.path, weights_only=True)
-        module.load_trained(read_checkpoint(best.best_model_path)["state_dict"])
-        plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
+                trainer.fit(
+                    sharded_copy(module, trainer.strategy),
+                    datamodule=data,
+                    ckpt_path=None if point is None else point.path,
+                    weights_only=True,
+                )
+        best_path = of_first(lambda: best.best_model_path)
+        module.load_trained(read_checkpoint(best_path)["state_dict"])
+        if is_first():
+            plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
         run.state.completed_stages.append(name)
         run.state.current_stage = None
         score = best.best_model_score
         run.state.results[name] = {
-            "checkpoint": str(Path(best.best_model_path).relative_to(run.path)),
+            "checkpoint": str(Path(best_path).relative_to(run.path)),
             "best_metric": None if score is None else float(score),
         }
         run.save_state()
@@ -264,6 +270,8 @@ class CORATrainer:
         trainer = Trainer(
             accelerator=accelerator,
             devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=pick_strategy(self.config, accelerator),
             precision=self.precision,
             max_epochs=math.ceil(num_steps / steps_per_epoch),
             limit_train_batches=num_batches,
