@@ -249,7 +249,7 @@ class TrainingConfig(Section):
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     """How many devices of a machine train together, each with a process and batches of its own."""
     num_nodes: int = Field(1, ge=1)
-    """How many machines train together, of which all see ``runs_dir``; ``torchrun`` or a cluster starts the processes."""
+    """How many machines train together, all of which see ``runs_dir``; ``torchrun`` or a cluster starts them."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several devices train: ``ddp`` keeps all weights on each, ``fsdp`` (GPUs only) shares them out. ``auto`` is
     ``ddp`` where there are several."""

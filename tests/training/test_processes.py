@@ -77,8 +77,10 @@ def test_two_processes_train_as_one_with_their_batches_together(workspace: Path,
     for stage in STAGES:
         one, two = weights(runs["one"], stage), weights(runs["two"], stage)
         assert one.keys() == two.keys()
-        for name, value in one.items():
-            torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5)
+        differences = torch.cat([(two[name] - value).abs().flatten() for name, value in one.items()])
+        # A step of AdamW is as long as the learning rate, 1e-3. Where a gradient is nearly zero, rounding decides it.
+        assert float(differences.max()) < 5e-4
+        assert float(differences.mean()) < 1e-6
         for metric in ("val_loss", "latent/adj_cos"):
             values = column(runs["two"], stage, metric)
             assert values == pytest.approx(column(runs["one"], stage, metric), rel=1e-3)
