@@ -40,7 +40,7 @@ _RETIRED = {
     "training.max_epochs": "set training.stage_configs.<stage>.epochs",
     "training.eval_batch_size": "validation uses the batch_size of its stage",
     "training.cache_cleanup_interval": "the GPU's cache is cleaned before validation and now and then",
-    "training.deepspeed": "it is not supported",
+    "training.deepspeed": "it is not supported; set training.strategy to 'fsdp'",
     "training.auto_eval": "run cora-eval on the export",
     "output.outputs_dir": "give cora-eval --output-dir",
     "data.csv_test": "give cora-eval --test-csv",

@@ -65,6 +65,11 @@ def _all_blocks(value: Any) -> Any:
     return "all" if value == -1 else value
 
 
+def _as_many_as_fit(value: Any) -> Any:
+    """Read -1, the older spelling, as ``"auto"``."""
+    return "auto" if value == -1 else value
+
+
 def _no_limit(value: Any) -> Any:
     """Read ``"auto"``, the older spelling, as no limit of its own."""
     return None if value == "auto" else value
@@ -73,6 +78,7 @@ def _no_limit(value: Any) -> Any:
 Side = Annotated[int, Field(gt=0)]
 ImageSize = Annotated[tuple[Side, Side], BeforeValidator(_square)]
 TrainableBlocks = Annotated[Annotated[int, Field(ge=0)] | Literal["all"], BeforeValidator(_all_blocks)]
+BatchSize = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_as_many_as_fit)]
 TextLength = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_no_limit)]
 
 
@@ -191,8 +197,8 @@ class StageConfig(Section):
     """Optimiser steps after which the stage ends, with a validation, even if epochs remain; None sets no limit."""
     lr: float = Field(1e-4, gt=0.0)
     """Peak learning rate of the stage's main parameter group."""
-    batch_size: int = Field(1, ge=1)
-    """Panoramas per step and device."""
+    batch_size: BatchSize = 1
+    """Samples per batch and device; ``auto`` (or -1) takes as many as fit, which is tried out before the stage."""
     accumulate_grad_batches: int = Field(1, ge=1)
     """Batches whose gradients are summed before an optimiser step."""
     warmup_ratio: float = Field(0.1, ge=0.0, le=1.0)

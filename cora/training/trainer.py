@@ -19,6 +19,7 @@ from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
 from cora.data.skipped import SkippedList
 from cora.errors import ConfigError
+from cora.training.autobatch import first_batch_size, fit_batch_size, resume_batch_size
 from cora.training.build import build_model, enter_stage, pick_accelerator, pick_precision
 from cora.training.callbacks import CUDACacheCleanupCallback, StepLimit
 from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
@@ -119,6 +120,7 @@ class CORATrainer:
         # The data of all stages is read first: a wrong row should not stop a run hours later.
         stages = {name: self._data(name) for name in plan.todo}
         if plan.point is not None:
+            resume_batch_size(stages[plan.todo[0]], config.training.stage_configs[plan.todo[0]], plan.point.place)
             stages[plan.todo[0]].load_state_dict(plan.point.place)
         run = plan.run or RunFolder.create(config.output.runs_dir, self.experiment)
         logger.info("run folder: %s", run.path)
@@ -170,7 +172,7 @@ class CORATrainer:
             image_root=config.data.image_root,
             pack_questions=config.training.pack_questions,
             max_text_length=stage.max_text_length,
-            batch_size=stage.batch_size,
+            batch_size=first_batch_size(stage),
             num_workers=self.num_workers,
             yaw_augmentation=(
                 YawAugmentation(config.training.seed, forced=config.data.yaw_augmentation == "force")
@@ -197,6 +199,8 @@ class CORATrainer:
         seed_everything(self.config.training.seed, workers=True, verbose=False)
         self.processor = enter_stage(self.model, self.processor, self.config, name)
         module = PanoramaTrainingModule(self.model, self.config, name)
+        if point is None:
+            fit_batch_size(module, data, self.config, self.precision)
         module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
         folder = run.stage(name)

@@ -10,7 +10,7 @@ from tiny_models import make_batch, make_model
 
 from cora.config.schema import CORAConfig
 from cora.training.blocks import transformer_blocks
-from cora.training.dry_run import _measure_saved
+from cora.training.memory import measure_saved
 from cora.training.module import PanoramaTrainingModule
 
 
@@ -24,7 +24,7 @@ def step(stage: str, *, blocks: int = 0, **training: Any) -> tuple[float, dict[s
     torch.manual_seed(0)
     module = PanoramaTrainingModule(model, config, stage).train()  # type: ignore[arg-type]
     module.on_train_epoch_start()
-    with _measure_saved(module) as saved_bytes:
+    with measure_saved(module) as saved_bytes:
         loss = module._losses(make_batch(processor))["loss"]
     kept = saved_bytes()
     loss.backward()
