@@ -328,7 +328,7 @@ class TrainingConfig(Section):
 
 
 class GenerationConfig(Section):
-    """How answers are generated, by `cora-eval` and in the exported generation settings."""
+    """How `cora-eval` generates answers to the model of a run; whoever loads an export otherwise gets greedy ones."""
 
     max_new_tokens: int = Field(128, ge=1)
     """Most tokens of an answer."""
