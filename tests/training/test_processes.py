@@ -21,6 +21,7 @@ from cora.training.checkpoints import read_checkpoint
 from cora.training.processes import count_processes, pick_strategy
 
 STAGES = ("vision", "resampler", "finetune")
+SHARDED_ON_CPU = Path(__file__).resolve().parents[1] / "sharded_on_cpu.py"
 ALIKE = (
     # What a process draws by itself, or takes over its own batch only, is not the same in two of them.
     "models.vicreg_projector_dropout=0.0",
@@ -36,10 +37,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_workspace(tmp_path_factory.mktemp("processes"))
 
 
-def run(config: CORAConfig, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(config: CORAConfig, path: Path, *, script: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``cora-train`` as a user does: Lightning starts the other processes by the same command."""
     ConfigManager.save(config, path)
-    command = [str(Path(sys.executable).with_name("cora-train")), "--config", str(path), "--json", *options]
+    program = [str(Path(sys.executable).with_name("cora-train"))] if script is None else [sys.executable, str(script)]
+    command = [*program, "--config", str(path), "--json"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
@@ -61,29 +63,39 @@ def weights(run: Path, stage: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_two_processes_train_as_one_with_their_batches_together(workspace: Path, tmp_path: Path) -> None:
-    runs = {}
-    for name, devices, batch_size in (("one", 1, 4), ("two", 2, 2)):
-        sizes = [f"training.stage_configs.{stage}.batch_size={batch_size}" for stage in STAGES]
-        config = make_config(workspace, tmp_path / name, *ALIKE, *sizes, f"training.devices={devices}")
-        done = run(config, tmp_path / name / "small.yaml")
-        runs[name] = run_dir(done)
-        if name == "two":
-            assert done.stderr.count("run folder") == 1
-            assert "2 processes train together" in done.stderr
+@pytest.fixture(scope="module")
+def alone(workspace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    return run_dir(run(make_config(workspace, folder, *ALIKE, *batches_of(4)), folder / "small.yaml"))
+
+
+def batches_of(size: int) -> list[str]:
+    return [f"training.stage_configs.{stage}.batch_size={size}" for stage in STAGES]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_train_as_one_with_their_batches_together(
+    workspace: Path, tmp_path: Path, alone: Path, strategy: str
+) -> None:
+    options = (*ALIKE, *batches_of(2), "training.devices=2", f"training.strategy={strategy}")
+    script = SHARDED_ON_CPU if strategy == "fsdp" else None
+    done = run(make_config(workspace, tmp_path / "runs", *options), tmp_path / "small.yaml", script=script)
+    together = run_dir(done)
+    assert done.stderr.count("run folder") == 1
+    assert "2 processes train together" in done.stderr
     # One folder for both processes.
-    assert [path.name for path in runs["two"].parent.iterdir()] == [runs["two"].name]
-    assert {path.name for path in runs["one"].iterdir()} == {path.name for path in runs["two"].iterdir()}
+    assert [path.name for path in together.parent.iterdir()] == [together.name]
+    assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
     for stage in STAGES:
-        one, two = weights(runs["one"], stage), weights(runs["two"], stage)
+        one, two = weights(alone, stage), weights(together, stage)
         assert one.keys() == two.keys()
         differences = torch.cat([(two[name] - value).abs().flatten() for name, value in one.items()])
         # A step of AdamW is as long as the learning rate, 1e-3. Where a gradient is nearly zero, rounding decides it.
         assert float(differences.max()) < 5e-4
         assert float(differences.mean()) < 1e-6
         for metric in ("val_loss", "latent/adj_cos"):
-            values = column(runs["two"], stage, metric)
-            assert values == pytest.approx(column(runs["one"], stage, metric), rel=1e-3)
+            assert column(together, stage, metric) == pytest.approx(column(alone, stage, metric), rel=1e-3)
 
 
 def test_skipped_panoramas_are_counted_over_processes(workspace: Path, tmp_path: Path) -> None:
