@@ -53,7 +53,7 @@ def pick_strategy(config: CORAConfig, accelerator: str) -> Strategy | str:
             raise ConfigError("training.strategy 'fsdp' needs GPUs: on a CPU use 'ddp' or 'auto'")
         # Whole weights in checkpoints, so that they are those of any other run.
         return FSDPStrategy(auto_wrap_policy={GradientCheckpointingLayer}, state_dict_type="full")
-    if wanted == "auto" and count_processes(config, accelerator) == 1:
+    if count_processes(config, accelerator) == 1:
         return "auto"
     # A process whose batch was skipped as a whole has gradients of zero for all weights: none is ever unused.
     return DDPStrategy(find_unused_parameters=False)

@@ -125,7 +125,7 @@ def make(**training: Any) -> CORAConfig:
 def test_the_strategy_follows_the_devices() -> None:
     assert pick_strategy(make(), "cpu") == "auto"
     assert type(pick_strategy(make(devices=2), "cpu")).__name__ == "DDPStrategy"
-    assert type(pick_strategy(make(strategy="ddp"), "cpu")).__name__ == "DDPStrategy"
+    assert pick_strategy(make(strategy="ddp"), "cpu") == "auto"
     sharded: Any = pick_strategy(make(strategy="fsdp", devices=2), "cuda")
     assert type(sharded).__name__ == "FSDPStrategy"
     assert sharded._state_dict_type == "full"
