@@ -15,7 +15,7 @@ from small_runs import make_config, write_workspace
 from cora.config.schema import CORAConfig
 from cora.data.datamodule import PanoramaDataModule
 from cora.training import autobatch
-from cora.training.autobatch import fit_batch_size, largest_fitting
+from cora.training.autobatch import fit_batch_size, largest_fitting, resume_batch_size
 from cora.training.build import build_model
 from cora.training.dry_run import dry_run
 from cora.training.memory import available_bytes, measure_saved, size_of
@@ -129,3 +129,15 @@ def test_a_gpu_is_tried_out(workspace: Path, tmp_path: Path) -> None:
     config = config.model_copy(update={"training": config.training.model_copy(update={"accelerator": "cuda"})})
     fit_batch_size(module, data, config, "bf16-mixed")
     assert data.batch_size == 8
+
+
+def test_a_resumed_stage_goes_on_with_the_size_of_its_checkpoint(workspace: Path, tmp_path: Path) -> None:
+    config, _, data = make_stage(workspace, tmp_path)
+    data.set_batch_size(3)
+    place = data.sampler.state_dict()
+    data.set_batch_size(1)
+    resume_batch_size(data, config.training.stage_configs["vision"], place)
+    assert data.batch_size == 1  # that stage says its size itself
+    resume_batch_size(data, config.training.stage_configs["finetune"], place)
+    data.load_state_dict(place)
+    assert data.batch_size == data.sampler.batch_size == 3
