@@ -130,7 +130,7 @@ def _prepare(path: Path, folder: Path, samples: int, rounds: int) -> CORAConfig:
         options=LanguageTowerOptions(steps=1),
         first_seed=10_000_000,
     )
-    processor = PanoramaImageProcessor.from_dict(image_options(config))
+    processor = PanoramaImageProcessor.from_dict(image_options(config.image_processing))
     make_vision_tower(folder / "vision", split, processor, options=VisionTowerOptions(steps=1))
     return config
 

@@ -35,6 +35,10 @@ def main(
     from cora.training.trainer import CORATrainer
 
     result = CORATrainer(settings, experiment=Path(config).stem, resume=resume, stage=stage).train()
+    from cora.training.processes import is_first
+
+    if not is_first():
+        return
     if as_json:
         document = {"run_dir": str(result.run_dir), "export_dir": str(result.export_dir), **result.best_metrics}
         click.echo(json.dumps(document))

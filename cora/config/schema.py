@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from cora.config.baseline import BaselineConfig
 from cora.config.sections import Section
@@ -27,13 +27,16 @@ __all__ = [
     "OutputConfig",
     "StageConfig",
     "StageDataConfig",
+    "StageImageConfig",
     "StageName",
     "TrainingConfig",
 ]
 
 StageName = Literal["vision", "resampler", "finetune"]
 Paths = str | list[str] | None
-Precision = Literal["auto", "32-true", "32", "bf16-mixed", "bf16-true", "bf16", "16-mixed", "16-true", "16", "64-true"]
+Precision = Literal[
+    "auto", "fp32", "bf16", "fp16", "32-true", "32", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "16", "64-true"
+]
 
 # What a stage uses for keys that neither the file nor the command line gives.
 STAGE_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -62,6 +65,11 @@ def _all_blocks(value: Any) -> Any:
     return "all" if value == -1 else value
 
 
+def _as_many_as_fit(value: Any) -> Any:
+    """Read -1, the older spelling, as ``"auto"``."""
+    return "auto" if value == -1 else value
+
+
 def _no_limit(value: Any) -> Any:
     """Read ``"auto"``, the older spelling, as no limit of its own."""
     return None if value == "auto" else value
@@ -70,6 +78,7 @@ def _no_limit(value: Any) -> Any:
 Side = Annotated[int, Field(gt=0)]
 ImageSize = Annotated[tuple[Side, Side], BeforeValidator(_square)]
 TrainableBlocks = Annotated[Annotated[int, Field(ge=0)] | Literal["all"], BeforeValidator(_all_blocks)]
+BatchSize = Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], BeforeValidator(_as_many_as_fit)]
 TextLength = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_no_limit)]
 
 
@@ -144,6 +153,32 @@ class ImageProcessingConfig(Section):
         return self
 
 
+class StageImageConfig(Section):
+    """How panoramas are cut and stitched in one stage; what is None comes from the `image_processing` section.
+
+    An export cuts panoramas as the last stage did that is in it.
+    """
+
+    crop_strategy: str | None = None
+    """Registered name of the crop strategy."""
+    image_size: ImageSize | None = None
+    """(height, width) of a view in pixels."""
+    fov_deg: float | None = None
+    """Horizontal field of view of a view."""
+    overlap_ratio: float | None = None
+    """Fraction of a view's field of view that its neighbour sees too."""
+    anyres_max_patches: int | None = None
+    """Most views of the strategies that choose their number."""
+    pitch_min_deg: float | None = None
+    """Lowest row of views."""
+    pitch_max_deg: float | None = None
+    """Highest row of views."""
+    stitching_mode: Literal["stride_views", "concat"] | None = None
+    """How views become one sequence; the vision stage, which makes none, refuses it."""
+    antialias: bool | None = None
+    """Whether minified views are filtered."""
+
+
 class StageDataConfig(Section):
     """Data of one stage; what is None comes from the top-level `data` section."""
 
@@ -162,8 +197,8 @@ class StageConfig(Section):
     """Optimiser steps after which the stage ends, with a validation, even if epochs remain; None sets no limit."""
     lr: float = Field(1e-4, gt=0.0)
     """Peak learning rate of the stage's main parameter group."""
-    batch_size: int = Field(1, ge=1)
-    """Panoramas per step and device."""
+    batch_size: BatchSize = 1
+    """Samples per batch and device; ``auto`` (or -1) takes as many as fit, which is tried out before the stage."""
     accumulate_grad_batches: int = Field(1, ge=1)
     """Batches whose gradients are summed before an optimiser step."""
     warmup_ratio: float = Field(0.1, ge=0.0, le=1.0)
@@ -178,7 +213,8 @@ class StageConfig(Section):
     vicreg_overlap_ratio: float | None = Field(None, gt=0.0, le=1.0)
     """Compares only the tokens in this fraction of a view's width, on its neighbour's side; None: all they share."""
     vicreg_mode: Literal["pairwise", "batchwise"] = "pairwise"
-    """``pairwise`` takes variance and covariance over each pair of views, ``batchwise`` over all pairs of a batch."""
+    """``pairwise`` takes variance and covariance over each pair of views, ``batchwise`` over all pairs of a batch:
+    that of one device, where several train; ``contrastive`` and ``densecl`` compare within it too."""
     vicreg_similarity_weight: float = Field(25.0, ge=0.0)
     """Weight of VICReg's invariance term."""
     vicreg_variance_weight: float = Field(25.0, ge=0.0)
@@ -203,6 +239,8 @@ class StageConfig(Section):
     """Most text tokens of a sample; a longer one is an error that names its row. None: what the model can read."""
     data: StageDataConfig = Field(default_factory=StageDataConfig)
     """Tables of this stage, instead of the top-level ones."""
+    image_processing: StageImageConfig = Field(default_factory=StageImageConfig)
+    """How this stage cuts panoramas, where it differs from the top-level section."""
 
 
 class TrainingConfig(Section):
@@ -215,9 +253,20 @@ class TrainingConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu", "cuda"] = "auto"
     """``auto`` takes a GPU where there is one."""
     devices: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
-    """How many devices train together."""
+    """How many devices of a machine train together, each with a process and batches of its own."""
+    num_nodes: int = Field(1, ge=1)
+    """How many machines train together, all of which see ``runs_dir``; ``torchrun`` or a cluster starts them."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several devices train: ``ddp`` keeps all weights on each, ``fsdp`` (GPUs only) shares them out. ``auto`` is
+    ``ddp`` where there are several."""
     precision: Precision = "auto"
-    """Lightning's name of the number format; ``auto`` is bf16-mixed where the device has it, else 32-true."""
+    """``bf16`` and ``fp16`` (with a loss scaler, GPU only) compute in 16 bits with weights in 32, ``fp32`` does both in
+    32; Lightning's names (``bf16-mixed``, ``32-true``, ...) work too. ``auto`` is ``bf16`` on a GPU that has it,
+    ``fp16`` on other GPUs, ``fp32`` on the CPU."""
+    gradient_checkpointing: bool = False
+    """Whether activations inside the blocks of both towers are computed again in the backward pass, not kept."""
+    compile: bool = False
+    """Whether the blocks of both towers are compiled by ``torch.compile`` (needs a C++ compiler on the CPU)."""
     gradient_clip_val: float | None = Field(1.0, gt=0.0)
     """Largest gradient norm; None does not clip."""
     num_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
@@ -279,7 +328,7 @@ class TrainingConfig(Section):
 
 
 class GenerationConfig(Section):
-    """How answers are generated, by `cora-eval` and in the exported generation settings."""
+    """How `cora-eval` generates answers to the model of a run; whoever loads an export otherwise gets greedy ones."""
 
     max_new_tokens: int = Field(128, ge=1)
     """Most tokens of an answer."""
@@ -361,6 +410,20 @@ class CORAConfig(Section):
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)
 
+    @model_validator(mode="after")
+    def _stages_can_cut_panoramas(self) -> CORAConfig:
+        for name, stage in self.training.stage_configs.items():
+            section = f"training.stage_configs.{name}.image_processing"
+            if name == "vision" and stage.image_processing.stitching_mode is not None:
+                raise ValueError(f"{section}.stitching_mode: the vision stage stitches nothing")
+            try:
+                self.stage_image_processing(name)
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                key = ".".join([section, *map(str, first["loc"][:1])])
+                raise ValueError(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+        return self
+
     @property
     def wandb_project(self) -> str | None:
         """The Weights & Biases project that applies, or None."""
@@ -370,6 +433,12 @@ class CORAConfig(Section):
         """Return the (training, validation) tables of `stage`: its own where it names some, else the shared ones."""
         own = self.training.stage_configs[stage].data
         return _as_list(own.csv_train or self.data.csv_train), _as_list(own.csv_val or self.data.csv_val)
+
+    def stage_image_processing(self, stage: StageName) -> ImageProcessingConfig:
+        """Return how `stage` cuts panoramas: its own keys over those of the top-level section."""
+        own = self.training.stage_configs[stage].image_processing.known()
+        given = {name: value for name, value in own.items() if value is not None}
+        return ImageProcessingConfig.model_validate({**self.image_processing.known(), **given})
 
 
 def _check_stage(name: Any) -> None:

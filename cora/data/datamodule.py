@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -88,6 +89,24 @@ class PanoramaDataModule(LightningDataModule):
         self._collate = partial(
             collate_loaded, image_token_id=processor.image_token_id, pad_token_id=int(processor.tokenizer.pad_token_id)
         )
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Make batches of another size from now on."""
+        self.batch_size = batch_size
+        self.sampler.set_batch_size(batch_size)
+
+    def largest_batch(self, batch_size: int) -> Batch:
+        """Return a training batch of the longest samples, of different panoramas as far as there are any."""
+        images = self.train_dataset.sample_images
+        lengths = self.train_dataset.lengths or [0] * len(images)
+        order = sorted(range(len(images)), key=lambda index: -lengths[index])
+        seen: Counter[Path] = Counter()
+        turn = {}
+        for index in order:
+            turn[index] = seen[images[index]]
+            seen[images[index]] += 1
+        chosen = sorted(order, key=turn.__getitem__)[:batch_size]  # stable: the longest of each turn first
+        return self._collate(self.train_dataset.__getitems__(chosen))
 
     @property
     def datasets(self) -> list[PanoramaDataset]:

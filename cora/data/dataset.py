@@ -99,7 +99,12 @@ class PanoramaDataset(Dataset[PanoramaSample]):
     @property
     def images(self) -> list[Path]:
         """The distinct panoramas, in order of first appearance."""
-        return list(dict.fromkeys(group[0][1].image for group in self._samples))
+        return list(dict.fromkeys(self.sample_images))
+
+    @property
+    def sample_images(self) -> list[Path]:
+        """The panorama of each sample."""
+        return [group[0][1].image for group in self._samples]
 
     @property
     def lengths(self) -> list[int] | None:

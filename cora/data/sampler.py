@@ -55,10 +55,15 @@ class LengthGroupedSampler(DistributedSampler[Any]):
         super().__init__(range(num_samples), num_replicas=num_replicas, rank=rank, seed=seed)  # type: ignore[arg-type]
         self.lengths = None if lengths is None or len(set(lengths)) < 2 else torch.tensor(lengths)
         self.num_drawn = num_samples
-        self.batch_size = batch_size
-        self.batch_of_all = batch_size * num_replicas
-        self.step_size = self.batch_of_all * accumulate
+        self.accumulate = accumulate
+        self.set_batch_size(batch_size)
         self.position = 0
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Draw for batches of another size."""
+        self.batch_size = batch_size
+        self.batch_of_all = batch_size * self.num_replicas
+        self.step_size = self.batch_of_all * self.accumulate
 
     @property
     def num_batches(self) -> int:

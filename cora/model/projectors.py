@@ -35,6 +35,11 @@ class PanoramaProjector(nn.Module):
         # Constants are computed at first use, not in the constructor: that one may run under a "meta" device.
         self._constants: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor | None]] = {}
 
+    def set_layout(self, layout: TokenLayout) -> None:
+        """Pick other tokens from now on."""
+        self.layout = layout
+        self._constants.clear()
+
     @property
     def num_tokens(self) -> int:
         """T."""

@@ -172,6 +172,21 @@ class PanoramaVLM(PanoramaEmbedder, PreTrainedModel, GenerationMixin):  # type: 
         model = cls(config, vision=vision, language_model=language_model)
         return model.to(dtype), tokenizer
 
+    def set_image_processing(self, options: Mapping[str, Any], *, stitching: str) -> None:
+        """Cut and stitch panoramas in another way from now on; no weight depends on it.
+
+        Args:
+            options: Of the `PanoramaImageProcessor`; size, mean and std default to the tower's.
+            stitching: Of the projector.
+
+        Raises:
+            ConfigError: The views do not suit the tower or the resampler.
+        """
+        image_processing = {**view_defaults(self.config.vision_config), **options}
+        self.config.image_processing = PanoramaImageProcessor.from_dict(image_processing).to_dict()
+        self.config.projector = {**self.config.projector, "stitching": stitching}
+        self.projector.set_layout(self.config.token_layout)
+
     def build_processor(
         self, tokenizer: Any, *, system_message: str | None = None, family: FamilyName = "auto"
     ) -> PanoramaProcessor:

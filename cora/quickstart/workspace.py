@@ -98,7 +98,7 @@ class Workspace:
     def make_towers(self, config: CORAConfig, train: SplitFiles, *, steps: int) -> None:
         """Pretrain the vision and the language tower."""
         system_message, seed = config.training.system_msg, config.training.seed
-        images = image_options(config)
+        images = image_options(config.image_processing)
         language_options = [system_message]
         if not self._is_made("language tower", language_options):
             folder = Path(config.models.language_model_name)

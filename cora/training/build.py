@@ -7,21 +7,20 @@ from typing import Any
 
 import torch
 
-from cora.config.schema import CORAConfig
-from cora.errors import BackendUnavailable
+from cora.config.schema import CORAConfig, ImageProcessingConfig, StageName
+from cora.errors import BackendUnavailable, ConfigError
 from cora.model.resampler import checked_options
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
 from cora.processors.strategies import STRATEGIES
 
-__all__ = ["build_model", "image_options", "pick_accelerator", "pick_precision"]
+__all__ = ["build_model", "enter_stage", "image_options", "pick_accelerator", "pick_precision"]
 
 logger = logging.getLogger(__name__)
 
 
-def image_options(config: CORAConfig) -> dict[str, Any]:
-    """Return the `PanoramaImageProcessor` options the configuration names; the tower's own fill the rest."""
-    section = config.image_processing
+def image_options(section: ImageProcessingConfig) -> dict[str, Any]:
+    """Return the `PanoramaImageProcessor` options a section names; the tower's own fill the rest."""
     options: dict[str, Any] = {
         "crop_strategy": section.crop_strategy,
         "fov_deg": section.fov_deg,
@@ -48,14 +47,15 @@ def build_model(config: CORAConfig) -> tuple[PanoramaVLM, PanoramaProcessor]:
     """
     models = config.models
     # Looked up before the towers are loaded, which may take minutes.
-    STRATEGIES.get(config.image_processing.crop_strategy)
+    for name in config.training.stages:
+        STRATEGIES.get(config.stage_image_processing(name).crop_strategy)
     resampler = {"type": models.resampler_type, **models.resampler_config}
     checked_options(resampler)
     torch.manual_seed(config.training.seed)
     model, tokenizer = PanoramaVLM.from_components(
         vision_name=models.vision_name,
         language_model_name=models.language_model_name,
-        image_processing=image_options(config),
+        image_processing=image_options(config.image_processing),
         resampler=resampler,
         latent_dim=models.latent_dimension,
         projector={
@@ -65,6 +65,21 @@ def build_model(config: CORAConfig) -> tuple[PanoramaVLM, PanoramaProcessor]:
         trust_remote_code=models.trust_remote_code,
     )
     return model, model.build_processor(tokenizer, system_message=config.training.system_msg)
+
+
+def enter_stage(
+    model: PanoramaVLM, processor: PanoramaProcessor, config: CORAConfig, stage: StageName
+) -> PanoramaProcessor:
+    """Let a model see panoramas as a stage cuts them, and return the processor that does so.
+
+    An export made afterwards has the settings of that stage: answers are given to what the model was last trained on.
+
+    Raises:
+        ConfigError: Views of that kind do not suit the vision encoder or the resampler.
+    """
+    section = config.stage_image_processing(stage)
+    model.set_image_processing(image_options(section), stitching=section.stitching_mode)
+    return model.build_processor(processor.tokenizer, system_message=config.training.system_msg)
 
 
 def pick_accelerator(config: CORAConfig) -> str:
@@ -88,19 +103,25 @@ def pick_accelerator(config: CORAConfig) -> str:
     return "cpu"
 
 
-def pick_precision(config: CORAConfig, accelerator: str) -> Any:
-    """Return Lightning's precision name.
+_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-    ``auto`` is bf16 where the GPU has it, float16 with a scaler on older GPUs, float32 on the CPU.
+
+def pick_precision(config: CORAConfig, accelerator: str) -> Any:
+    """Return Lightning's precision name; it is logged with the reason.
+
+    Raises:
+        ConfigError: float16 is asked for on a CPU.
     """
     wanted = config.training.precision
     if wanted != "auto":
-        return wanted
-    if accelerator == "cpu":
+        chosen, reason = _PRECISIONS.get(wanted, wanted), f"training.precision is '{wanted}'"
+    elif accelerator == "cpu":
         chosen, reason = "32-true", "CPU"
-    elif torch.cuda.is_bf16_supported():
+    elif torch.cuda.is_bf16_supported(including_emulation=False):
         chosen, reason = "bf16-mixed", "the GPU has bfloat16"
     else:
         chosen, reason = "16-mixed", "the GPU has no bfloat16"
+    if accelerator == "cpu" and chosen in ("16", "16-mixed", "16-true"):
+        raise ConfigError(f"training.precision '{wanted}' needs a GPU: on a CPU use 'bf16' or 'fp32'")
     logger.info("precision %s: %s", chosen, reason)
     return chosen

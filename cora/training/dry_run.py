@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +19,9 @@ from cora.data.datamodule import PanoramaDataModule
 from cora.errors import CoraError
 from cora.model.vlm import PanoramaVLM
 from cora.processors.processor import PanoramaProcessor
-from cora.training.build import build_model, pick_accelerator, pick_precision
+from cora.training.autobatch import first_batch_size, fit_batch_size
+from cora.training.build import build_model, enter_stage, pick_accelerator, pick_precision
+from cora.training.memory import autocast, measure_saved, size_of, to_device
 from cora.training.module import PanoramaTrainingModule
 
 __all__ = ["Memory", "StageReport", "dry_run"]
@@ -91,12 +92,13 @@ def dry_run(config: CORAConfig) -> list[StageReport]:
         CoraError: There is no model to try the stages with.
     """
     accelerator = pick_accelerator(config)
+    precision = pick_precision(config, accelerator)
     model, processor = build_model(config)
     nn.Module.to(model, torch.device(accelerator))
     reports = [StageReport(name) for name in config.training.stages]
     for report in reports:
         try:
-            _try_stage(report, model, processor, config, accelerator)
+            _try_stage(report, model, processor, config, precision)
         except CoraError as error:
             report.error = str(error)
         except Exception as error:  # out of memory, a shape: whatever would end the run is what is asked for
@@ -106,28 +108,30 @@ def dry_run(config: CORAConfig) -> list[StageReport]:
 
 
 def _try_stage(
-    report: StageReport, model: PanoramaVLM, processor: PanoramaProcessor, config: CORAConfig, accelerator: str
+    report: StageReport, model: PanoramaVLM, processor: PanoramaProcessor, config: CORAConfig, precision: str
 ) -> None:
+    accelerator = model.device.type
     torch.manual_seed(config.training.seed)
-    data = _read_data(report.stage, processor, config)
+    data = _read_data(report.stage, enter_stage(model, processor, config, report.stage), config)
     report.num_rows = len(data.train_dataset)
-    batch = _to(next(iter(data.train_dataloader())), model.device)
+    module = PanoramaTrainingModule(model, config, report.stage).to(model.device)
+    fit_batch_size(module, data, config, precision)
+    module.train().on_train_epoch_start()
+    batch = to_device(next(iter(data.train_dataloader())), model.device)
     report.shapes = {name: list(item.shape) for name, item in batch.items() if isinstance(item, Tensor)}
     report.tokens = _count_tokens(batch, model)
-    module = PanoramaTrainingModule(model, config, report.stage).to(model.device).train()
-    module.on_train_epoch_start()
-    report.trained = {name: count for name in _PARTS if (count := _size(getattr(model, name), trained_only=True)[0])}
+    report.trained = {name: count for name in _PARTS if (count := size_of(getattr(model, name), trained_only=True)[0])}
     if accelerator == "cuda":
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    with _measure_saved(module) as saved_bytes, _autocast(pick_precision(config, accelerator), accelerator):
+    with measure_saved(module) as saved_bytes, autocast(precision, accelerator):
         losses = module._losses(batch)
     losses["loss"].backward()  # type: ignore[no-untyped-call]
     report.losses = {name: float(value.detach()) for name, value in losses.items()}
     report.seconds = time.perf_counter() - started
-    trained = _size(module, trained_only=True)[1]
+    trained = size_of(module, trained_only=True)[1]
     report.memory = Memory(
-        parameters=_size(module)[1],
+        parameters=size_of(module)[1],
         gradients=trained,
         optimizer=_MOMENTS * trained,
         activations=saved_bytes(),
@@ -150,12 +154,8 @@ def _read_data(stage: StageName, processor: PanoramaProcessor, config: CORAConfi
         image_root=config.data.image_root,
         pack_questions=config.training.pack_questions,
         max_text_length=settings.max_text_length,
-        batch_size=settings.batch_size,
+        batch_size=first_batch_size(settings),
     )
-
-
-def _to(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {name: item.to(device) if isinstance(item, Tensor) else item for name, item in batch.items()}
 
 
 def _count_tokens(batch: Mapping[str, Any], model: PanoramaVLM) -> dict[str, int]:
@@ -165,31 +165,3 @@ def _count_tokens(batch: Mapping[str, Any], model: PanoramaVLM) -> dict[str, int
         counts["longest_sequence"] = batch["input_ids"].shape[1]
         counts["predicted_in_batch"] = int((batch["labels"] != -100).sum())
     return counts
-
-
-def _size(module: nn.Module, *, trained_only: bool = False) -> tuple[int, int]:
-    """Return the number of weights of a module, and their bytes; shared ones count once."""
-    weights = [item for item in module.parameters() if item.requires_grad or not trained_only]
-    return sum(item.numel() for item in weights), sum(item.numel() * item.element_size() for item in weights)
-
-
-def _autocast(precision: str, accelerator: str) -> Any:
-    dtypes = {"bf16-mixed": torch.bfloat16, "bf16": torch.bfloat16, "16-mixed": torch.float16, "16": torch.float16}
-    return torch.autocast(accelerator, dtypes[precision]) if precision in dtypes else nullcontext()
-
-
-@contextmanager
-def _measure_saved(module: nn.Module) -> Iterator[Callable[[], int]]:
-    """Yield a function that returns the bytes the forward pass keeps for the backward pass, weights left out."""
-    weights = {item.untyped_storage().data_ptr() for item in module.parameters()}
-    # Several views of one tensor are kept once, and held on to: memory that is used again is another tensor.
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
-        return tensor.detach()  # itself, it would keep its own graph alive
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(storage.nbytes() for storage in kept.values())

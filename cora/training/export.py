@@ -8,7 +8,7 @@ from pathlib import Path
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig, StageName
 from cora.errors import CheckpointError
-from cora.training.build import build_model
+from cora.training.build import build_model, enter_stage
 from cora.training.checkpoints import read_checkpoint
 from cora.training.module import PanoramaTrainingModule
 from cora.training.run_folder import StageState
@@ -41,6 +41,7 @@ def export_checkpoint(checkpoint: Path, directory: Path) -> None:
     model, processor = build_model(config)
     for name, state in trained.items():
         logger.info("stage %s: %s", name, parts[name])
+        processor = enter_stage(model, processor, config, name)
         PanoramaTrainingModule(model, config, name).load_trained(state)
     model.export(directory, processor)
 

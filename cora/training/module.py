@@ -5,21 +5,25 @@ Shapes: B samples, P distinct panoramas, V views, S tokens per view, T vision to
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.optim import AdamW, Optimizer
 
 from cora.config.schema import CORAConfig, StageName
 from cora.data.feature_cache import FeatureCache
 from cora.errors import ConfigError
 from cora.model.projectors import VICRegProjector
 from cora.model.vlm import PanoramaVLM
+from cora.training.blocks import keep_checkpointing, prepare_blocks
 from cora.training.diagnostics import FeatureDiagnostics, StageDiagnostics
 from cora.training.losses.view_losses import ViewLosses
+from cora.training.processes import gathered
 from cora.training.schedule import linear_warmup_decay
 from cora.training.token_drop import keep_vision_tokens
 
@@ -34,6 +38,11 @@ WEIGHT_DECAY = {"vision": 0.01, "resampler": 0.05, "projector": 0.05, "vicreg_he
 
 def _is_empty(batch: Batch) -> bool:
     return "pixel_values" not in batch and "vision_features" not in batch
+
+
+def _all_names(parts: Sequence[tuple[Mapping[str, float], int]]) -> list[str]:
+    """Return the names in any of the parts, in the same order in every process."""
+    return sorted({name for part, _ in parts for name in part})
 
 
 class PanoramaTrainingModule(LightningModule):
@@ -59,6 +68,7 @@ class PanoramaTrainingModule(LightningModule):
         self.model = model
         self.stage_name = stage_name
         self.stage = config.training.stage_configs[stage_name]
+        self.seed = config.training.seed
         self.uses_answers = stage_name != "vision"
         self.view_losses = ViewLosses(model.config, self.stage, stage_name)
         self.feature_cache: FeatureCache | None = None
@@ -82,6 +92,11 @@ class PanoramaTrainingModule(LightningModule):
             model.language_model.add_lora(
                 rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, target_modules=lora.target_modules
             )
+        prepare_blocks(model, config)
+        # Taken down now: a strategy that takes the module to pieces renames them.
+        self.trained_names = frozenset(name for name, item in self.named_parameters() if item.requires_grad)
+        self._validation: dict[str, Tensor] = {}
+        self._num_validated = 0
 
     def _build_diagnostics(self) -> StageDiagnostics:
         """Measure latent tokens, and patch tokens in the stage that is about them."""
@@ -106,12 +121,16 @@ class PanoramaTrainingModule(LightningModule):
     def on_train_start(self) -> None:
         """Keep frozen towers in evaluation mode; within a resumed epoch Lightning does not say that it starts."""
         self.on_train_epoch_start()
+        if self.global_rank:
+            # All processes have the same seed so far; dropout should differ between them.
+            torch.manual_seed(self.seed + self.global_rank)
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen towers in evaluation mode: their dropout would only add noise."""
         for tower in (self.model.vision, self.model.language_model):
             if not any(parameter.requires_grad for parameter in tower.parameters()):
                 tower.eval()
+                keep_checkpointing(tower)
 
     def _losses(self, batch: Batch) -> dict[str, Tensor]:
         """Return the named losses of a batch and their weighted sum as ``loss``; views are encoded once."""
@@ -169,25 +188,47 @@ class PanoramaTrainingModule(LightningModule):
         if _is_empty(batch):
             return self._no_loss()
         losses = self._losses(batch)
-        self._log(losses, "train")
+        self.log_dict({f"train_{name}": value.detach() for name, value in losses.items()}, prog_bar=True, batch_size=1)
         return losses["loss"]
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Log the losses of a batch."""
-        if not _is_empty(batch):
-            self._log(self._losses(batch), "val")
+        """Add up the losses of a batch."""
+        if _is_empty(batch):
+            return
+        self._num_validated += 1
+        for name, loss in self._losses(batch).items():
+            self._validation[name] = self._validation.get(name, 0.0) + loss.detach().float()
 
     def on_validation_epoch_start(self) -> None:
         """Begin measuring."""
         self.diagnostics.reset()
+        self._validation, self._num_validated = {}, 0
 
     def on_validation_epoch_end(self) -> None:
-        """Log what `cora.training.diagnostics` measured."""
-        self.log_dict(self.diagnostics.compute(), sync_dist=True)
+        """Log the mean losses, and what `cora.training.diagnostics` measured, over the batches of all processes."""
+        sums = {f"val_{name}": float(value) for name, value in self._validation.items()}
+        parts = gathered((sums, self._num_validated))
+        number = sum(count for _, count in parts)
+        # A process whose panoramas were all skipped has no losses, and waits for nobody's.
+        losses = {name: sum(part.get(name, 0.0) for part, _ in parts) / number for name in _all_names(parts)}
+        self.log_dict(losses, prog_bar=True, batch_size=1, sync_dist=True)
+        measures = [(measured, 1) for measured in gathered(self.diagnostics.compute())]
+        for name in _all_names(measures):
+            values = [measured[name] for measured, _ in measures if name in measured]
+            self.log(name, sum(values) / len(values), sync_dist=True)
 
-    def _log(self, losses: dict[str, Tensor], split: str) -> None:
-        named = {f"{split}_{name}": value.detach() for name, value in losses.items()}
-        self.log_dict(named, prog_bar=True, batch_size=1, sync_dist=split == "val")
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip the norm of all gradients; where weights are shared out, over all their pieces."""
+        root = self.trainer.strategy.model
+        if isinstance(root, FullyShardedDataParallel):
+            if gradient_clip_val is not None:
+                root.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(
+                optimizer, gradient_clip_val=gradient_clip_val, gradient_clip_algorithm=gradient_clip_algorithm
+            )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW over one parameter group per part of the model, with warm-up and linear decay per step."""
@@ -207,12 +248,12 @@ class PanoramaTrainingModule(LightningModule):
 
     def trainable_state(self) -> dict[str, Tensor]:
         """Return the tensors this stage trains, by their name in the module."""
-        wanted = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        return {name: value for name, value in self.state_dict().items() if name in wanted}
+        return {name: value for name, value in self.state_dict().items() if name in self.trained_names}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave frozen weights out of the checkpoint: they are where they were loaded from."""
-        checkpoint["state_dict"] = self.trainable_state()
+        whole = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in whole.items() if name in self.trained_names}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another stage or model."""

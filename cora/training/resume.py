@@ -37,12 +37,16 @@ _FREE = (
     "training.cache_features",
     "training.checkpoint_every_minutes",
     "training.checkpoint_every_n_steps",
+    "training.compile",
     "training.devices",
     "training.feature_cache_bytes",
     "training.feature_cache_dir",
+    "training.gradient_checkpointing",
+    "training.num_nodes",
     "training.num_workers",
     "training.precision",
     "training.stages",
+    "training.strategy",
     "training.wandb_project",
 )
 _FREE_OF_STAGE = ("accumulate_grad_batches", "batch_size", "data")

@@ -12,6 +12,7 @@ from typing import Any
 from cora.errors import CheckpointError, ConfigError
 from cora.files import write_json
 from cora.provenance import file_digest, provenance
+from cora.training.processes import is_first, of_first
 
 __all__ = ["RunFolder", "StageState"]
 
@@ -59,18 +60,8 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs_dir: str | Path, experiment: str) -> RunFolder:
-        """Make the next free folder of today."""
-        parent = Path(runs_dir).resolve() / experiment
-        parent.mkdir(parents=True, exist_ok=True)
-        day = datetime.now().strftime("%Y%m%d")
-        for number in range(1, 1000):
-            path = parent / f"{day}_{number:03d}"
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            return cls(path)
-        raise ConfigError(f"{parent} holds 999 runs of today already; name the experiment differently")
+        """Make the next free folder of today, one for all processes of a run."""
+        return cls(of_first(lambda: _make_folder(Path(runs_dir).resolve() / experiment)))
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -95,7 +86,9 @@ class RunFolder:
         return self.path / "export"
 
     def save_state(self) -> None:
-        """Write ``stage_state.json``."""
+        """Write ``stage_state.json``, in the first process."""
+        if not is_first():
+            return
         write_json(self.path / "stage_state.json", self.state.to_dict())
 
     def save_provenance(self, *, seed: int, device: str, tables: Iterable[str]) -> None:
@@ -110,3 +103,16 @@ class RunFolder:
         else:
             content = {**now, "data_sha256": digests, "seed": seed}
         write_json(path, content)
+
+
+def _make_folder(parent: Path) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    day = datetime.now().strftime("%Y%m%d")
+    for number in range(1, 1000):
+        path = parent / f"{day}_{number:03d}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ConfigError(f"{parent} holds 999 runs of today already; name the experiment differently")

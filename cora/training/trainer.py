@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
 
@@ -20,7 +19,8 @@ from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
 from cora.data.skipped import SkippedList
 from cora.errors import ConfigError
-from cora.training.build import build_model, pick_accelerator, pick_precision
+from cora.training.autobatch import first_batch_size, fit_batch_size, resume_batch_size
+from cora.training.build import build_model, enter_stage, pick_accelerator, pick_precision
 from cora.training.callbacks import CUDACacheCleanupCallback, StepLimit
 from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
 from cora.training.curves import plot_curves
@@ -31,6 +31,7 @@ from cora.training.loading import DataLoadingCallback, pick_num_workers
 from cora.training.loggers import check_loggers, finished_afterwards, stage_loggers
 from cora.training.module import PanoramaTrainingModule
 from cora.training.overlap_figures import OverlapFigures
+from cora.training.processes import count_processes, is_first, of_first, pick_strategy, sharded_copy, start_processes
 from cora.training.resume import ResumePoint, make_plan
 from cora.training.run_folder import RunFolder
 
@@ -38,13 +39,6 @@ __all__ = ["CORATrainer", "TrainingResult"]
 
 logger = logging.getLogger(__name__)
 _LOG_EVERY = 10
-
-
-def _count_devices(config: CORAConfig, accelerator: str) -> int:
-    devices = config.training.devices
-    if devices == "auto":
-        return torch.cuda.device_count() if accelerator == "cuda" else 1
-    return devices
 
 
 @dataclass(frozen=True)
@@ -109,35 +103,43 @@ class CORATrainer:
         """
         config = self.config
         runs = Path(config.output.runs_dir).resolve() / self.experiment
-        plan = make_plan(config, runs, resume=self.resume, stage=self.stage)
+        accelerator = pick_accelerator(config)
+        start_processes(config, accelerator)
+        plan = of_first(lambda: make_plan(config, runs, resume=self.resume, stage=self.stage))
         if plan.run is not None and not plan.todo and plan.run.export.exists():
             logger.info("%s is finished: nothing is left to do", plan.run.path)
             return self._result(plan.run)
-        accelerator = pick_accelerator(config)
         check_loggers(config)
         self.precision = pick_precision(config, accelerator)
         seed_everything(config.training.seed, workers=True, verbose=False)
         self.model, self.processor = build_model(config)
-        self.num_devices = _count_devices(config, accelerator)
-        self.num_workers = pick_num_workers(config.training.num_workers, accelerator, self.num_devices)
+        self.num_processes = count_processes(config, accelerator)
+        self.num_workers = pick_num_workers(
+            config.training.num_workers, accelerator, self.num_processes // config.training.num_nodes
+        )
         # The data of all stages is read first: a wrong row should not stop a run hours later.
         stages = {name: self._data(name) for name in plan.todo}
         if plan.point is not None:
+            resume_batch_size(stages[plan.todo[0]], config.training.stage_configs[plan.todo[0]], plan.point.place)
             stages[plan.todo[0]].load_state_dict(plan.point.place)
         run = plan.run or RunFolder.create(config.output.runs_dir, self.experiment)
         logger.info("run folder: %s", run.path)
         self._note_start(run, accelerator)
         for name, path in plan.done.items():
             logger.info("stage %s: %s", name, path)
+            self.processor = enter_stage(self.model, self.processor, config, name)
             PanoramaTrainingModule(self.model, config, name).load_trained(read_checkpoint(path)["state_dict"])
         for name, data in stages.items():
             self._run_stage(name, data, run, accelerator, plan.point if name == plan.todo[0] else None)
-        self._export(run)
+        if is_first():
+            self._export(run)
         return self._result(run)
 
     def _note_start(self, run: RunFolder, accelerator: str) -> None:
         config = self.config
         self.skipped = SkippedList(run.path / "skipped.csv", max_share=config.data.max_skipped_share)
+        if not is_first():
+            return
         ConfigManager.save(config, run.path / "config.yaml")
         tables = {table for name in config.training.stages for side in config.stage_tables(name) for table in side}
         run.save_provenance(seed=config.training.seed, device=accelerator, tables=sorted(tables))
@@ -161,6 +163,7 @@ class CORATrainer:
     def _data(self, name: StageName) -> PanoramaDataModule:
         config, stage = self.config, self.config.training.stage_configs[name]
         train, val = config.stage_tables(name)
+        self.processor = enter_stage(self.model, self.processor, config, name)
         return PanoramaDataModule(
             train,
             val,
@@ -169,7 +172,7 @@ class CORATrainer:
             image_root=config.data.image_root,
             pack_questions=config.training.pack_questions,
             max_text_length=stage.max_text_length,
-            batch_size=stage.batch_size,
+            batch_size=first_batch_size(stage),
             num_workers=self.num_workers,
             yaw_augmentation=(
                 YawAugmentation(config.training.seed, forced=config.data.yaw_augmentation == "force")
@@ -179,7 +182,7 @@ class CORATrainer:
             accumulate=stage.accumulate_grad_batches,
             group_by_length=config.training.group_by_length,
             seed=config.training.seed,
-            num_replicas=self.num_devices,
+            num_replicas=self.num_processes,
         )
 
     def _run_stage(
@@ -194,25 +197,35 @@ class CORATrainer:
         run.save_state()
         # A stage starts with the same random numbers, whether the one before ran in this process or not.
         seed_everything(self.config.training.seed, workers=True, verbose=False)
+        self.processor = enter_stage(self.model, self.processor, self.config, name)
         module = PanoramaTrainingModule(self.model, self.config, name)
+        if point is None:
+            fit_batch_size(module, data, self.config, self.precision)
         module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
         folder = run.stage(name)
         for leftover in folder.glob("*.part"):  # of a write that was cut off
-            leftover.unlink()
+            leftover.unlink(missing_ok=True)
         with quiet_lightning():
             trainer, best = self._lightning(name, folder, accelerator, data, point)
             if point is not None:
                 logger.info("stage %s goes on after step %d: %s", name, point.step, point.path)
             with finished_afterwards(trainer.loggers):
-                trainer.fit(module, datamodule=data, ckpt_path=None if point is None else point.path, weights_only=True)
-        module.load_trained(read_checkpoint(best.best_model_path)["state_dict"])
-        plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
+                trainer.fit(
+                    sharded_copy(module, trainer.strategy),
+                    datamodule=data,
+                    ckpt_path=None if point is None else point.path,
+                    weights_only=True,
+                )
+        best_path = of_first(lambda: best.best_model_path)
+        module.load_trained(read_checkpoint(best_path)["state_dict"])
+        if is_first():
+            plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
         run.state.completed_stages.append(name)
         run.state.current_stage = None
         score = best.best_model_score
         run.state.results[name] = {
-            "checkpoint": str(Path(best.best_model_path).relative_to(run.path)),
+            "checkpoint": str(Path(best_path).relative_to(run.path)),
             "best_metric": None if score is None else float(score),
         }
         run.save_state()
@@ -261,6 +274,8 @@ class CORATrainer:
         trainer = Trainer(
             accelerator=accelerator,
             devices=settings.devices,
+            num_nodes=settings.num_nodes,
+            strategy=pick_strategy(self.config, accelerator),
             precision=self.precision,
             max_epochs=math.ceil(num_steps / steps_per_epoch),
             limit_train_batches=num_batches,

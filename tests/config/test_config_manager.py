@@ -116,7 +116,7 @@ def test_unknown_keys_warn_and_are_errors_when_strict(write, caplog):
         ConfigManager.load(path)
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: unknown key models.vision_nam is ignored (did you mean 'vision_name'?)",
-        f"{path}: unknown key training.stratgy is ignored (did you mean 'stages'?)",
+        f"{path}: unknown key training.stratgy is ignored (did you mean 'strategy'?)",
     ]
     with pytest.raises(ConfigError, match=r"unknown keys models\.vision_nam \(did you mean 'vision_name'\?\), train"):
         ConfigManager.load(path, strict=True)

@@ -144,7 +144,7 @@ def test_unknown_keys_are_found_at_every_depth_with_a_hint():
     assert {key.path: key.hint for key in unknown_keys(config)} == {
         "wandb": "",
         "models.fov_deg": " (did you mean 'image_processing.fov_deg'?)",
-        "training.stratgy": " (did you mean 'stages'?)",
+        "training.stratgy": " (did you mean 'strategy'?)",
         "training.stage_configs.vision.epoch": " (did you mean 'epochs'?)",
         "training.stage_configs.vision.data.csv_trian": " (did you mean 'csv_train'?)",
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -189,3 +191,44 @@ def test_panoramas_that_exist_are_kept_and_other_sizes_rendered_again(tmp_path: 
     write_split(tmp_path, "val", num_scenes=2, first_seed=0, height=16, width=32, workers=1)
     with Image.open(split.images[0]) as picture:
         assert picture.size == (32, 16)
+
+
+def turned_by_a_quarter(scene: Scene) -> Scene:
+    """Return the scene as somebody sees it who faces what was to the left: all stands a quarter further right."""
+    next_place = {old: new for ring in (PLACES, CORNERS) for old, new in pairwise([*ring, next(iter(ring))])}
+
+    def turn(item: SceneObject) -> SceneObject:
+        return replace(
+            item,
+            place=next_place.get(item.place, item.place),
+            yaw_deg=(item.yaw_deg + 270) % 360 - 180,
+            turn_deg=item.turn_deg + 90,
+        )
+
+    return replace(
+        scene,
+        objects=tuple(turn(item) for item in scene.objects),
+        landmark=turn(scene.landmark),
+        balloon=None if scene.balloon is None else turn(scene.balloon),
+    )
+
+
+def test_answers_marked_for_it_stay_right_when_the_panorama_is_turned(tmp_path: Path) -> None:
+    changed, kept = set(), set()
+    for seed in range(30):
+        scene = random_scene(seed)
+        turned = {question.text: question.answer for question in questions_about(turned_by_a_quarter(scene))}
+        for question in questions_about(scene):
+            if question.is_yaw_equivariant:
+                assert turned[question.text] == question.answer
+                kept.add(question.kind)
+            elif turned.get(question.text) != question.answer:
+                changed.add(question.kind)
+    # And all others do depend on where one looks.
+    assert changed == {*CLOSED_TYPES, "describe"} - kept
+    assert kept == {"count", "above"}
+    split = write_split(tmp_path, "val", num_scenes=3, first_seed=0, height=32, width=64, workers=1)
+    assert {(row.type, row.is_yaw_equivariant) for row in read_rows(split.csv)} == {
+        *((kind, True) for kind in kept),
+        *((kind, False) for kind in changed),
+    }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import make_batch, make_model
+from tiny_models import VISION_TYPES, make_batch, make_model
 
 from cora.config.schema import CORAConfig
 from cora.errors import ConfigError
@@ -83,6 +83,25 @@ def test_learning_rate_groups() -> None:
     assert groups["resampler"]["initial_lr"] == pytest.approx(1e-3)
     grouped = {id(item) for group in groups.values() for item in group["params"]}
     assert grouped == {id(item) for item in module.parameters() if item.requires_grad}
+
+
+@pytest.mark.parametrize("vision", VISION_TYPES)
+@pytest.mark.parametrize(("blocks", "moved_blocks"), [(0, set()), (1, {1}), (2, {0, 1}), ("all", {0, 1})])
+def test_the_last_vision_blocks_of_every_family_learn(vision: str, blocks: Any, moved_blocks: set[int]) -> None:
+    model, processor = make_model(vision=vision)
+    config = make_config(training={"stage_configs": {"vision": {"vision_trainable_blocks": blocks}}})
+    module = PanoramaTrainingModule(model, config, "vision").train()
+    module._losses(make_batch(processor))["loss"].backward()
+    learning = {name for name, item in model.vision.named_parameters() if item.requires_grad}
+    # Each of them has a gradient, so that nobody waits for one that never comes.
+    assert {name for name, item in model.vision.named_parameters() if item.grad is not None} == learning
+    in_blocks = {
+        name: index for name in learning for index in (0, 1) if f"layers.{index}." in name or f"layer.{index}." in name
+    }
+    assert set(in_blocks.values()) == moved_blocks
+    others = {name for name in learning - in_blocks.keys() if "layernorm" not in name}
+    assert bool(others) == (blocks == "all")
+    assert all("embeddings" in name for name in others if "pre_layrnorm" not in name)
 
 
 @pytest.mark.parametrize("stage", ["resampler", "finetune"])

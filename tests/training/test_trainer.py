@@ -7,12 +7,12 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from small_runs import make_config, write_workspace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_models import make_panorama, write_towers
+from tiny_models import make_panorama
 
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig
@@ -28,41 +28,7 @@ STAGES = ("vision", "resampler", "finetune")
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("training")
-    write_towers(folder)
-    for split, seeds in (("train", range(4)), ("val", range(10, 12))):
-        lines = ["url,query,annotation"]
-        for seed in seeds:
-            make_panorama(seed).save(folder / f"{seed}.png")
-            lines += [f"{seed}.png,What is ahead?,number {seed}", f"{seed}.png,sky,it is {seed}"]
-        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def make_config(workspace: Path, runs_dir: Path, *overrides: str) -> CORAConfig:
-    stages: dict[str, Any] = {
-        "vision": {"epochs": 1, "batch_size": 2, "lr": 1e-3, "vision_trainable_blocks": 1},
-        "resampler": {"epochs": 2, "batch_size": 2, "lr": 1e-3, "accumulate_grad_batches": 1},
-        "finetune": {"epochs": 2, "batch_size": 2, "lr": 1e-3, "accumulate_grad_batches": 1},
-    }
-    config: dict[str, Any] = {
-        "models": {
-            "vision_name": str(workspace / "siglip"),
-            "language_model_name": str(workspace / "qwen"),
-            "resampler_type": "mlp",
-            "resampler_config": {"hidden_dim": 32},
-            "latent_dimension": 24,
-        },
-        "image_processing": {"crop_strategy": "e2p", "image_size": 32},
-        "training": {"accelerator": "cpu", "stage_configs": stages},
-        "lora": {"use_lora": True, "rank": 4, "dropout": 0.0},
-        "data": {"csv_train": str(workspace / "train.csv"), "csv_val": str(workspace / "val.csv")},
-        "output": {"runs_dir": str(runs_dir)},
-    }
-    path = runs_dir / "config.json"
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config))  # JSON is YAML
-    return ConfigManager.load(path, overrides=list(overrides), strict=True)
+    return write_workspace(tmp_path_factory.mktemp("training"))
 
 
 def train(config: CORAConfig) -> TrainingResult:

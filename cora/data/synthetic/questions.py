@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from cora.data.synthetic.world import PLACES, Scene, SceneObject
 
+# The answers that name no direction, and are not asked about one.
+_TURNED_ALIKE = ("count", "above")
 CLOSED_TYPES = ("colour", "shape", "what", "count", "nearest", "above", "where")
 
 
@@ -21,6 +23,11 @@ class Question:
     kind: str
     text: str
     answer: str
+
+    @property
+    def is_yaw_equivariant(self) -> bool:
+        """Whether the answer stays right when the panorama is turned."""
+        return self.kind in _TURNED_ALIKE
 
 
 def _name(item: SceneObject) -> str:

@@ -18,7 +18,7 @@ from cora.data.synthetic.render import render_panorama
 from cora.data.synthetic.world import random_scene
 
 logger = logging.getLogger(__name__)
-COLUMNS = ("sample_id", "url", "query", "annotation", "type", "answer")
+COLUMNS = ("sample_id", "url", "query", "annotation", "type", "answer", "yaw_equivariant")
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ def write_split(
                     question.answer,
                     question.kind,
                     closed,
+                    str(question.is_yaw_equivariant).lower(),
                 )
                 writer.writerow(row)
     logger.info("wrote %d panoramas and %s", num_scenes, files.csv)
