@@ -52,9 +52,10 @@ ConvolveRow<T> row_convolver(int64_t width, bool silu) {
 
 template <typename T>
 void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Block& block, std::vector<float>& room) {
-  float* weights = zeroed(room, kChannelsPerBlock * (conv.width + 1));
+  const int64_t channels = count_groups(block) * kLanes;
+  float* weights = zeroed(room, channels * (conv.width + 1));
   pack(conv.weight, conv.channels, conv.width, block, 1.0f, weights);
-  float* biases = weights + kChannelsPerBlock * conv.width;
+  float* biases = weights + channels * conv.width;
   if (conv.bias != nullptr) pack(conv.bias, conv.channels, 1, block, 1.0f, biases);
   const bool reversed = conv.reversed[block.direction];
   const auto convolve_whole = row_convolver<T>(conv.width, conv.silu);

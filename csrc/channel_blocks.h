@@ -13,7 +13,9 @@ constexpr int64_t kChannelsPerBlock = 128;
 // fixed number, so that the result does not depend on the number of threads.
 constexpr int64_t kBatchParts = 8;
 
-inline int64_t count_blocks(int64_t channels) { return (channels + kChannelsPerBlock - 1) / kChannelsPerBlock; }
+inline int64_t count_blocks(int64_t channels, int64_t per_block = kChannelsPerBlock) {
+  return (channels + per_block - 1) / per_block;
+}
 
 // Channels [first, first + width) of one direction.
 struct Block {
@@ -25,9 +27,9 @@ struct Block {
 };
 
 // The directions of the same channels follow each other: what they share is then still in the cache.
-inline Block block_at(int64_t directions, int64_t channels, int64_t index) {
-  const int64_t first = index / directions * kChannelsPerBlock;
-  return {index % directions, first, std::min(kChannelsPerBlock, channels - first)};
+inline Block block_at(int64_t directions, int64_t channels, int64_t index, int64_t per_block = kChannelsPerBlock) {
+  const int64_t first = index / directions * per_block;
+  return {index % directions, first, std::min(per_block, channels - first)};
 }
 
 }  // namespace cora
