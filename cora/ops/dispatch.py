@@ -41,7 +41,15 @@ def available_faces(kernel: str, device_type: str) -> list[Face]:
     return available
 
 
-def choose_face(operation: str, impl: str, device_type: str, *, kernel: str, refusal: str | None = None) -> Face:
+def choose_face(
+    operation: str,
+    impl: str,
+    device_type: str,
+    *,
+    kernel: str,
+    refusal: str | None = None,
+    drawback: str | None = None,
+) -> Face:
     """Return the implementation to use; what ``auto`` chooses is logged once a process.
 
     Args:
@@ -50,6 +58,7 @@ def choose_face(operation: str, impl: str, device_type: str, *, kernel: str, ref
         device_type: Where the inputs are.
         kernel: As in `available_faces`.
         refusal: Why only the reference can take these inputs, or None.
+        drawback: Why ``auto`` is the reference although a kernel could take them, or None.
 
     Raises:
         KernelUnavailable: The implementation asked for is unknown, not there, or cannot take the inputs.
@@ -63,8 +72,8 @@ def choose_face(operation: str, impl: str, device_type: str, *, kernel: str, ref
         if requested == face:
             return face
     if requested == "auto":
-        fastest = available[0]
-        _log_choice(operation, device_type, fastest, refusal)
+        fastest = "reference" if drawback else available[0]
+        _log_choice(operation, device_type, fastest, refusal or drawback)
         return fastest
     missing = refusal or extension_problem() or f"it has no {requested} kernel"
     raise KernelUnavailable(
@@ -75,10 +84,10 @@ def choose_face(operation: str, impl: str, device_type: str, *, kernel: str, ref
 
 
 @lru_cache(maxsize=64)
-def _log_choice(operation: str, device_type: str, chosen: Face, refusal: str | None) -> None:
+def _log_choice(operation: str, device_type: str, chosen: Face, objection: str | None) -> None:
     """Log what ``auto`` chose, once a process: the cache swallows repetitions."""
     if chosen != "reference":
         reason = "the fastest there is"
     else:
-        reason = refusal or extension_problem() or "no kernel for this device"
+        reason = objection or extension_problem() or "no kernel for this device"
     logger.info("%s on %s: implementation '%s' (%s)", operation, device_type, chosen, reason)
