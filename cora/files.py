@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ def write_json(path: Path, content: Any) -> None:
     write_file(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_file(path: Path, text: str) -> None:
+def write_file(path: Path, text: str | Iterable[str]) -> None:
     """Write a UTF-8 file under a temporary name, sync it and rename it, so that it is whole or as it was before.
+
+    Args:
+        path: Its folder exists.
+        text: The content, or its pieces, which are written as they come.
 
     Raises:
         DataError: It cannot be written, for instance because the disk is full.
@@ -26,7 +31,8 @@ def write_file(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as stream:
-            stream.write(text.encode("utf-8", "replace"))
+            for piece in [text] if isinstance(text, str) else text:
+                stream.write(piece.encode("utf-8", "replace"))
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)

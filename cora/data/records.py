@@ -13,7 +13,7 @@ from typing import Any
 
 from cora.errors import BackendUnavailable, DataError, did_you_mean
 
-__all__ = ["Record", "read_records"]
+__all__ = ["Record", "iterate_records", "read_records"]
 
 # (line number from 1, column name in lower case -> cell)
 Record = tuple[int, dict[str, Any]]
@@ -26,7 +26,14 @@ _LIKELY_ENCODINGS = ("cp949", "shift_jis", "gb18030", "cp1252")
 
 
 def read_records(path: str | Path) -> list[Record]:
-    """Return the rows of a table as (line, cells by column name); names are stripped and in lower case.
+    """Return the rows of a table as a list, see `iterate_records`."""
+    return list(iterate_records(path))
+
+
+def iterate_records(path: str | Path) -> Iterator[Record]:
+    """Yield the rows of a table as (line, cells by column name); names are stripped and in lower case.
+
+    One row is in memory at a time. Faults further down a table are raised when it is read that far.
 
     Args:
         path: A ``.csv`` (UTF-8, with or without byte order mark), ``.jsonl`` / ``.ndjson`` or ``.parquet`` file.
@@ -47,15 +54,17 @@ def read_records(path: str | Path) -> list[Record]:
         raise DataError(f"{path}: unknown table format '{path.suffix}'{hint}; known: {', '.join(sorted(readers))}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
+    is_empty = True
     try:
-        records = list(reader(path))
+        for record in reader(path):
+            is_empty = False
+            yield record
     except UnicodeDecodeError:
         raise DataError(_encoding_fault(path)) from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if not records:
+    if is_empty:
         raise DataError(f"{path}: no rows below the header")
-    return records
 
 
 def _read_csv(path: Path) -> Iterator[Record]:

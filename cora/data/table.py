@@ -10,10 +10,11 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cora.data.records import Record, read_records
+from cora.data.records import Record, iterate_records
 from cora.errors import DataError, did_you_mean
 
 __all__ = ["ANSWER_COLUMNS", "IMAGE_COLUMNS", "QUERY_COLUMNS", "Row", "cell_text", "merge_rows", "read_rows"]
@@ -55,6 +56,10 @@ class Row:
     is_yaw_equivariant: bool | None = None
 
 
+# A table has many questions about a picture, and asks the same about many pictures.
+_SHARED = ("image", "query", "references", "answer", "type", "choices")
+
+
 @dataclass(frozen=True, slots=True)
 class _Columns:
     image: str
@@ -62,34 +67,49 @@ class _Columns:
     reference: str
 
 
-def read_rows(path: str | Path, *, image_root: str | Path | None = None, merge_references: bool = False) -> list[Row]:
-    """Return the rows of a data set table in file order.
+def read_rows(
+    path: str | Path,
+    *,
+    image_root: str | Path | None = None,
+    merge_references: bool = False,
+    limit: int | None = None,
+) -> list[Row]:
+    """Return the rows of a data set table in file order; equal cells share their memory.
 
     Args:
-        path: CSV, JSON lines or Parquet, see `cora.data.records.read_records`.
+        path: CSV, JSON lines or Parquet, see `cora.data.records.iterate_records`.
         image_root: Folder that relative image paths start from; every image must then lie inside it. Without it they
             start from the folder of the table.
         merge_references: Whether rows with the same (image, query) become one row with several references, see
             `merge_rows`; training wants them apart.
+        limit: Read this many rows and no further.
 
     Raises:
         DataError: A column is missing, a cell is empty or malformed, an image is a web address or lies outside
             `image_root`, a sample id is used twice, or the file cannot be read. Names file and line.
     """
     path = Path(path)
-    records = read_records(path)
-    columns = _find_columns(path, records[0][1])
     root = Path(path.parent if image_root is None else image_root)
     if image_root is not None and not root.is_dir():
         raise DataError(f"image root {root}: no such folder")
-    rows = []
-    for index, record in enumerate(records):
+    rows: list[Row] = []
+    columns: _Columns | None = None
+    same: dict[Any, Any] = {}
+    for index, record in enumerate(islice(iterate_records(path), limit)):
+        columns = columns or _find_columns(path, record[1])
         try:
-            rows.append(_row(record, index, columns, root, contain=image_root is not None))
+            row = _row(record, index, columns, root, contain=image_root is not None)
+            rows.append(_sharing(row, same))
         except DataError as error:
             raise DataError(f"{path}, line {record[0]}: {error}") from None
     _check_sample_ids(path, rows)
     return merge_rows(rows, name=str(path)) if merge_references else rows
+
+
+def _sharing(row: Row, same: dict[Any, Any]) -> Row:
+    """Return a row that shares what it has in common with earlier ones; `same` holds one of everything seen."""
+    shared = {name: same.setdefault(value, value) for name in _SHARED if (value := getattr(row, name)) is not None}
+    return replace(row, **shared)
 
 
 def merge_rows(rows: Iterable[Row], *, name: str = "rows") -> list[Row]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
-__all__ = ["escape_cell", "table_text", "unescape_cell"]
+__all__ = ["escape_cell", "table_lines", "table_text", "unescape_cell"]
 
 # A spreadsheet takes such a cell for a formula. Cells that look escaped already are escaped once more, so that
 # `unescape_cell` undoes exactly what `escape_cell` did.
@@ -27,10 +28,17 @@ def unescape_cell(text: str) -> str:
     return text[1:] if _ESCAPED.match(text) else text
 
 
-def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a CSV file with escaped cells and a line feed at every line end."""
+def table_lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield a CSV file line by line, with escaped cells and a line feed at every line end."""
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows([escape_cell(cell) for cell in row] for row in rows)
-    return stream.getvalue()
+    for cells in chain([header], ([escape_cell(cell) for cell in row] for row in rows)):
+        writer.writerow(cells)
+        yield stream.getvalue()
+        stream.seek(0)
+        stream.truncate()
+
+
+def table_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a CSV file as a text, see `table_lines`."""
+    return "".join(table_lines(header, rows))

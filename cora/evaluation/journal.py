@@ -1,7 +1,8 @@
 """The journal of a run: every answer is on disk before the next one is asked for.
 
 ``predictions.jsonl`` holds one answer per line. An answer is found again only under its key, a digest of everything
-that made it, so another model, picture, question or setting never gets it.
+that made it, so another model, picture, question or setting never gets it. In memory a journal keeps the place of every
+answer in the file and nothing else, about 200 bytes for each.
 """
 
 from __future__ import annotations
@@ -70,11 +71,13 @@ def answer_key(generator: Generator, settings: GenerationSettings, *, image: str
         image: Digest of the panorama's bytes.
         query: The question.
     """
+    # Greedy answers depend neither on the seed nor on the mass that is sampled from.
+    ignored = () if settings.temperature > 0 else ("seed", "top_p")
     parts = {
         "model": generator.model_digest,
         "processor": generator.processor_digest,
         "backend": generator.name,
-        "settings": asdict(settings),
+        "settings": {name: value for name, value in asdict(settings).items() if name not in ignored},
         "image": image,
         "query": query,
     }
@@ -94,18 +97,20 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL_NAME
         self._lock: BinaryIO | None = None
+        self._places: dict[bytes, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
             # Unbuffered, so that a failed write leaves nothing behind to be written later.
             self._stream = self.path.open("ab", buffering=0)
-            self._entries = self._read()
+            self._reader = self.path.open("rb")
+            self._end = self._read()
         except OSError as error:
             self._release()
             raise DataError(f"{self.path} cannot be opened: {error.strerror or error}") from error
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._places)
 
     def __enter__(self) -> Journal:
         return self
@@ -114,11 +119,16 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stream.close()
+        self._reader.close()
         self._release()
 
     def find(self, key: str) -> JournalEntry | None:
         """Return the answer under a key; failures are no answers and are tried again."""
-        return self._entries.get(key)
+        place = self._places.get(_packed(key))
+        if place is None:
+            return None
+        self._reader.seek(place)
+        return _parse(self._reader.readline())
 
     def append(self, entries: Sequence[JournalEntry]) -> None:
         """Write entries and return when they are on disk.
@@ -126,42 +136,52 @@ class Journal:
         Raises:
             DataError: They cannot be written; what was there before stays intact.
         """
-        content = b"".join(json.dumps(asdict(entry), ensure_ascii=True).encode() + b"\n" for entry in entries)
-        end = self.path.stat().st_size
-        rest = memoryview(content)
+        lines = [json.dumps(asdict(entry), ensure_ascii=True).encode() + b"\n" for entry in entries]
+        rest = memoryview(b"".join(lines))
         try:
             while rest:
                 rest = rest[self._stream.write(rest) :]
             os.fsync(self._stream.fileno())
         except OSError as error:
-            os.truncate(self.path, end)
+            os.truncate(self.path, self._end)
             raise DataError(
                 f"{self.path} cannot be written: {error.strerror or error}; "
-                f"{len(self._entries)} answers are kept and will be used again"
+                f"{len(self)} answers are kept and will be used again"
             ) from error
-        self._entries.update((entry.key, entry) for entry in entries if entry.error is None)
+        for entry, line in zip(entries, lines, strict=True):
+            self._note(entry, self._end)
+            self._end += len(line)
 
-    def _read(self) -> dict[str, JournalEntry]:
-        """Return the answers on disk by key, after cutting off a last line that was never finished."""
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            logger.warning("%s: the last line is torn (a run was killed); it will be asked again", self.path)
-            os.truncate(self.path, whole)
-        entries = {}
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
+    def _note(self, entry: JournalEntry, place: int) -> None:
+        if entry.error is None:
+            self._places[_packed(entry.key)] = place
+
+    def _read(self) -> int:
+        """Note the answers on disk and return where they end, after cutting off a last line never finished."""
+        place = 0
+        for number, line in enumerate(self._reader, start=1):
+            if not line.endswith(b"\n"):
+                logger.warning("%s: the last line is torn (a run was killed); it will be asked again", self.path)
+                os.truncate(self.path, place)
+                break
             try:
-                entry = _parse(line)
+                self._note(_parse(line), place)
             except (ValueError, TypeError):
                 logger.warning("%s, line %d: not readable; it will be asked again", self.path, number)
-                continue
-            if entry.error is None:
-                entries[entry.key] = entry
-        return entries
+            place += len(line)
+        return place
 
     def _release(self) -> None:
         if self._lock is not None:
             self._lock.close()  # which also gives the lock back
+
+
+def _packed(key: str) -> bytes:
+    """Return a key in half the memory; a key is hexadecimal, and any other text is what it is."""
+    try:
+        return bytes.fromhex(key)
+    except ValueError:
+        return key.encode()
 
 
 def _parse(line: bytes) -> JournalEntry:

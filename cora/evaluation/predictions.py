@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cora.data.records import read_records
 from cora.data.table import ANSWER_COLUMNS, IMAGE_COLUMNS, QUERY_COLUMNS, Row, cell_text, merge_rows
 from cora.errors import DataError, did_you_mean
-from cora.evaluation.cells import table_text, unescape_cell
+from cora.evaluation.cells import table_lines, unescape_cell
 from cora.files import write_file
 
 __all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions", "write_predictions"]
@@ -33,14 +33,17 @@ class Predictions:
     answers: list[str | None]
 
 
-def write_predictions(path: Path, rows: Sequence[Row], answers: Sequence[str | None]) -> None:
+def write_predictions(path: Path, rows: Sequence[Row], answers: Iterable[str | None]) -> None:
     """Write one line per reference; an answer that is None becomes an empty cell.
 
     Cells that a spreadsheet would run as a formula get an apostrophe in front, which `read_predictions` takes off.
     Columns that only closed questions have (type, answer, choices) are added where a row has a value for them.
     """
     optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
-    lines = []
+    write_file(path, table_lines((*_COLUMNS, *optional), _lines(rows, answers, optional)))
+
+
+def _lines(rows: Sequence[Row], answers: Iterable[str | None], optional: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for row, answer in zip(rows, answers, strict=True):
         image = str(row.image.absolute())
         cells = {
@@ -49,8 +52,8 @@ def write_predictions(path: Path, rows: Sequence[Row], answers: Sequence[str | N
             "choices": f" {_CHOICE_SEPARATOR} ".join(row.choices or ()),
         }
         extra = [cells[name] for name in optional]
-        lines += [(row.sample_id, image, row.query, answer or "", reference, *extra) for reference in row.references]
-    write_file(path, table_text((*_COLUMNS, *optional), lines))
+        for reference in row.references:
+            yield (row.sample_id, image, row.query, answer or "", reference, *extra)
 
 
 def read_predictions(path: str | Path) -> Predictions:
