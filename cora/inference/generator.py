@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from cora.errors import BackendUnavailable, CheckpointError, ConfigError, ImageError, did_you_mean
 from cora.inference.checkpoint import check_agreement, open_export
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings
+from cora.inference.streams import Indexed, stream_answers
 
 if TYPE_CHECKING:
     from cora.inference.checkpoint import Export
@@ -26,7 +27,10 @@ BACKENDS: tuple[BackendName, ...] = ("auto", "vllm", "transformers")
 
 
 class Backend(Protocol):
-    """Software that runs an export: a generator that does not know which checkpoint it runs."""
+    """Software that runs an export: a generator that does not know which checkpoint it runs.
+
+    One that can take requests while it works has `stream` too, see `cora.inference.streams.StreamingBackend`.
+    """
 
     @property
     def name(self) -> str:
@@ -112,6 +116,15 @@ class PanoramaGenerator:
     ) -> list[GenerationResult]:
         """Return one result per request, in order; a bad request gives a result with `error`."""
         return self.backend.generate(requests, settings or GenerationSettings())
+
+    def stream(
+        self, requests: Iterable[GenerationRequest], settings: GenerationSettings | None = None
+    ) -> Iterator[list[Indexed]]:
+        """Yield (position of the request, result) for what got ready together; requests are taken while there is room.
+
+        Questions about one panorama should follow each other.
+        """
+        return stream_answers(self.backend, requests, settings or GenerationSettings(), chunk_size=self.chunk_size)
 
     def answer(self, image: PanoramaSource, query: str, settings: GenerationSettings | None = None) -> str:
         """Return the answer to one question.

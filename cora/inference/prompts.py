@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cora.inference.protocol import GenerationRequest, GenerationResult, failed
 
 if TYPE_CHECKING:
-    from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
 
-__all__ = ["Prompt", "decode_answer", "encode_requests", "end_token_ids", "group_by_image"]
+__all__ = ["Prompt", "decode_answer", "encode_requests", "end_token_ids"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +54,6 @@ def encode_requests(
         else:
             prompts.append(Prompt(index, token_ids, min(room, max_new_tokens)))
     return prompts, failures
-
-
-def group_by_image(
-    requests: Sequence[GenerationRequest], prompts: Sequence[Prompt]
-) -> list[tuple[PanoramaSource, list[Prompt]]]:
-    """Return each distinct panorama with its prompts, in order of first appearance.
-
-    Files are the same when their paths are equal, images in memory when they are the same object.
-    """
-    groups: dict[Hashable, tuple[PanoramaSource, list[Prompt]]] = {}
-    for prompt in prompts:
-        image = requests[prompt.index].image
-        key = str(image) if isinstance(image, (str, Path)) else id(image)
-        groups.setdefault(key, (image, []))[1].append(prompt)
-    return list(groups.values())
 
 
 def end_token_ids(generation_config: Any, tokenizer: Any) -> tuple[int, ...]:

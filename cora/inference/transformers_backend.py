@@ -1,4 +1,4 @@
-"""Generation with Transformers: batched, left padded, every distinct panorama loaded, cut and encoded once.
+"""Generation with Transformers: batched, left padded, a panorama loaded, cut and encoded once for all its questions.
 
 Shapes: B prompts of a batch, L padded length, T vision tokens, D width of the language model.
 """
@@ -6,7 +6,8 @@ Shapes: B prompts of a batch, L padded length, T vision tokens, D width of the l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,15 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from cora.errors import BackendUnavailable, CoraError
-from cora.inference.prompts import Prompt, decode_answer, encode_requests, end_token_ids, group_by_image
+from cora.inference.prompts import Prompt, decode_answer, encode_requests, end_token_ids
 from cora.inference.protocol import (
     GenerationRequest,
     GenerationResult,
     GenerationSettings,
     failed,
 )
+from cora.inference.recent import RecentPanoramas
+from cora.inference.streams import ImageRun, Indexed, ahead, generate_all, image_runs
 
 if TYPE_CHECKING:
     from cora.model.vlm import PanoramaVLM
@@ -31,6 +34,11 @@ if TYPE_CHECKING:
 __all__ = ["TransformersBackend", "resolve_device"]
 
 logger = logging.getLogger(__name__)
+
+# (position of the request, its prompt, the panorama's tokens float[T, D])
+_Ready = tuple[int, Prompt, Tensor]
+_PANORAMAS_AHEAD = 2
+_KNOWN_BYTES = 256 * 2**20
 
 
 def resolve_device(device: str) -> torch.device:
@@ -72,6 +80,7 @@ class TransformersBackend:
         self.model = model.train(False)
         self.processor = processor
         self.batch_size = batch_size
+        self._known: RecentPanoramas[Tensor] = RecentPanoramas(_KNOWN_BYTES, lambda tokens: tokens.nbytes)
         self.end_ids = end_token_ids(model.generation_config, processor.tokenizer)
         self.context: int | None = getattr(model.config.text_config, "max_position_embeddings", None)
         # The checkpoint's sampling defaults would fill in whatever the settings leave open.
@@ -103,54 +112,72 @@ class TransformersBackend:
         dtype = str(self.model.dtype).removeprefix("torch.")
         return f"transformers ({self.model.device.type}, {dtype})"
 
-    @torch.inference_mode()
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
         """Return one result per request, in order."""
-        prompts, results = encode_requests(
-            self.processor, requests, max_new_tokens=settings.max_new_tokens, context=self.context
-        )
-        for batch in self._batches(requests, prompts, results, settings):
-            for (prompt, _), answer in zip(batch, self._generate_batch(batch, settings), strict=True):
-                results[prompt.index] = decode_answer(self.processor.tokenizer, answer, self.end_ids)
-        return [results[index] for index in range(len(requests))]
+        return generate_all(self, requests, settings)
+
+    @torch.inference_mode()
+    def stream(self, requests: Iterable[GenerationRequest], settings: GenerationSettings) -> Iterator[list[Indexed]]:
+        """Yield (position of the request, result) batch by batch; batches are full, whatever panoramas they are about.
+
+        While a batch is generated, the next panoramas are decoded and cut.
+        """
+        batch: list[_Ready] = []
+        with ThreadPoolExecutor(1, "cut-views") as executor:
+            for run, views in ahead(executor, self._views, image_runs(requests), depth=_PANORAMAS_AHEAD):
+                prompts, failures = encode_requests(
+                    self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
+                )
+                if isinstance(views, CoraError):
+                    failures.update((prompt.index, failed(views)) for prompt in prompts)
+                    prompts = []
+                if failures:
+                    yield [(run.start + index, failure) for index, failure in failures.items()]
+                vision_tokens = self._embed(run.image, views) if prompts else None
+                for prompt in prompts:
+                    assert vision_tokens is not None
+                    ready = (run.start + prompt.index, prompt, vision_tokens)
+                    # Alone, because one limit holds for a whole batch, or one stream of random numbers.
+                    if settings.temperature > 0 or prompt.max_new_tokens < settings.max_new_tokens:
+                        yield self._finish([ready], settings)
+                        continue
+                    batch.append(ready)
+                    if len(batch) == self.batch_size:
+                        yield self._finish(batch, settings)
+                        batch = []
+            if batch:
+                yield self._finish(batch, settings)
 
     def close(self) -> None:
         """Drop the model."""
         del self.model
+        self._known.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _batches(
-        self,
-        requests: Sequence[GenerationRequest],
-        prompts: Sequence[Prompt],
-        results: dict[int, GenerationResult],
-        settings: GenerationSettings,
-    ) -> Iterator[list[tuple[Prompt, Tensor]]]:
-        """Yield batches of prompts with their panoramas' tokens float[T, D]; panoramas that fail go to `results`."""
-        batch: list[tuple[Prompt, Tensor]] = []
-        for image, group in group_by_image(requests, prompts):
-            try:
-                vision_tokens = self._embed(image)
-            except CoraError as error:
-                results.update((prompt.index, failed(error)) for prompt in group)
-                continue
-            for prompt in group:
-                # Alone, because one limit holds for a whole batch, or one stream of random numbers.
-                if settings.temperature > 0 or prompt.max_new_tokens < settings.max_new_tokens:
-                    yield [(prompt, vision_tokens)]
-                    continue
-                batch.append((prompt, vision_tokens))
-                if len(batch) == self.batch_size:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
+    def _finish(self, batch: Sequence[_Ready], settings: GenerationSettings) -> list[Indexed]:
+        answers = self._generate_batch([(prompt, tokens) for _, prompt, tokens in batch], settings)
+        decoded = (decode_answer(self.processor.tokenizer, answer, self.end_ids) for answer in answers)
+        return [(position, answer) for (position, _, _), answer in zip(batch, decoded, strict=True)]
 
-    def _embed(self, image: PanoramaSource) -> Tensor:
+    def _views(self, run: ImageRun) -> Tensor | CoraError | None:
+        """Return the views float[1, V, 3, h, w] of a panorama, why there are none, or None where its tokens are known."""
+        if self._known.find(run.image) is not None:
+            return None
+        try:
+            views: Tensor = self.processor.image_processor(run.image, return_tensors="pt")["pixel_values"]
+        except CoraError as error:
+            return error
+        return views
+
+    def _embed(self, image: PanoramaSource, views: Tensor | CoraError | None) -> Tensor:
         """Return the vision tokens float[T, D] of a panorama; always encoded alone, so that batches change nothing."""
-        pixel_values = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
-        vision_tokens: Tensor = self.model.embed_panoramas(pixel_values.to(self.model.device))[0]
+        vision_tokens = self._known.find(image)
+        if vision_tokens is None:
+            if not isinstance(views, Tensor):  # known when the views were due, forgotten since
+                views = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
+            vision_tokens = self.model.embed_panoramas(views.to(self.model.device))[0]
+            self._known.keep(image, vision_tokens)
         return vision_tokens
 
     def _generate_batch(

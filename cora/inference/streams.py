@@ -1,0 +1,149 @@
+"""Answers as they get ready: requests are taken from an iterator while there is room, and nobody waits for a chunk to end.
+
+A back end that can do so has a method `stream`; all others are asked chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+
+from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from cora.processors.loading import PanoramaSource
+
+__all__ = ["ImageRun", "Indexed", "StreamingBackend", "ahead", "generate_all", "image_runs", "stream_answers"]
+
+Indexed = tuple[int, GenerationResult]
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
+# A panorama with more questions than this many chunks is given in pieces, so that a crash costs one of them.
+_CHUNKS_PER_PANORAMA = 4
+_MOST_QUESTIONS = 64
+
+
+@runtime_checkable
+class StreamingBackend(Protocol):
+    """A back end that takes requests while it works."""
+
+    def stream(self, requests: Iterable[GenerationRequest], settings: GenerationSettings) -> Iterator[list[Indexed]]:
+        """Yield (position of the request, result) for what got ready together; every request once, in any order."""
+        ...
+
+
+class _ChunkBackend(Protocol):
+    def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
+        """Return one result per request, in order."""
+        ...
+
+
+def stream_answers(
+    backend: StreamingBackend | _ChunkBackend,
+    requests: Iterable[GenerationRequest],
+    settings: GenerationSettings,
+    *,
+    chunk_size: int,
+) -> Iterator[list[Indexed]]:
+    """Yield (position of the request, result) for what got ready together.
+
+    Args:
+        backend: A generator or back end.
+        requests: Questions about one panorama follow each other.
+        settings: Generation settings.
+        chunk_size: Requests that are given together to a back end that has no `stream`.
+    """
+    if isinstance(backend, StreamingBackend):
+        yield from backend.stream(requests, settings)
+        return
+    for start, chunk in _chunks(requests, chunk_size):
+        yield list(enumerate(backend.generate(chunk, settings), start))
+
+
+def generate_all(
+    backend: StreamingBackend, requests: Sequence[GenerationRequest], settings: GenerationSettings
+) -> list[GenerationResult]:
+    """Return one result per request, in order; questions about one panorama are streamed together."""
+    groups: dict[Hashable, list[int]] = {}
+    for index, request in enumerate(requests):
+        groups.setdefault(_identity(request.image), []).append(index)
+    order = [index for group in groups.values() for index in group]
+    results: dict[int, GenerationResult] = {}
+    for finished in backend.stream((requests[index] for index in order), settings):
+        results.update((order[position], result) for position, result in finished)
+    return [results[index] for index in range(len(requests))]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRun:
+    """Requests about one panorama that follow each other.
+
+    Attributes:
+        start: Position of the first of them.
+        image: The panorama.
+        requests: At least one, and so few that they need not all be in memory for a panorama with endless questions.
+    """
+
+    start: int
+    image: PanoramaSource
+    requests: list[GenerationRequest]
+
+
+def image_runs(requests: Iterable[GenerationRequest]) -> Iterator[ImageRun]:
+    """Yield requests by panorama; files are the same when their paths are, images in memory when the object is."""
+    run: ImageRun | None = None
+    for position, request in enumerate(requests):
+        if run is not None and _identity(run.image) == _identity(request.image) and len(run.requests) < _MOST_QUESTIONS:
+            run.requests.append(request)
+            continue
+        if run is not None:
+            yield run
+        run = ImageRun(position, request.image, [request])
+    if run is not None:
+        yield run
+
+
+def ahead(
+    executor: Executor, function: Callable[[_Item], _Made], items: Iterable[_Item], *, depth: int
+) -> Iterator[tuple[_Item, _Made]]:
+    """Yield items with what a function makes of them, made on other threads for up to `depth` items to come.
+
+    Args:
+        executor: Where the function runs.
+        function: What it raises is raised when its item is due.
+        items: Taken on the caller's thread.
+        depth: Number of items, at least 1.
+    """
+    waiting: deque[tuple[_Item, Future[_Made]]] = deque()
+    for item in items:
+        waiting.append((item, executor.submit(function, item)))
+        if len(waiting) > depth:
+            due, future = waiting.popleft()
+            yield due, future.result()
+    for due, future in waiting:
+        yield due, future.result()
+
+
+def _chunks(requests: Iterable[GenerationRequest], size: int) -> Iterator[tuple[int, list[GenerationRequest]]]:
+    """Yield requests in chunks of about `size` with the position of their first, a panorama's questions together."""
+    start, chunk, about_one = 0, list[GenerationRequest](), 0
+    for request in requests:
+        is_same = bool(chunk) and _identity(chunk[-1].image) == _identity(request.image)
+        if about_one == _CHUNKS_PER_PANORAMA * size or (len(chunk) >= size and not is_same):
+            yield start, chunk
+            start, chunk, is_same = start + len(chunk), [], False
+        about_one = about_one + 1 if is_same else 1
+        chunk.append(request)
+    if chunk:
+        yield start, chunk
+
+
+def _identity(image: PanoramaSource) -> Hashable:
+    return str(image) if isinstance(image, (str, Path)) else id(image)
