@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cora.cli.errors import Command
+from cora.cli.shard import Shard, parse_shard
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cora.evaluation.runner import EvaluationResult
+    from cora.evaluation.runner import EvaluationResult, PredictionResult
     from cora.inference.protocol import GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -28,13 +30,24 @@ _PATH = click.Path(path_type=Path)
 @click.command("eval", cls=Command)
 @click.option("--checkpoint", metavar="DIR", type=_PATH, help="Export directory of the model to evaluate.")
 @click.option("--test-csv", metavar="CSV", type=_PATH, help="Questions: CSV, JSON lines or Parquet.")
-@click.option("--csv-input", metavar="CSV", type=_PATH, help="Score this predictions file; needs no model.")
+@click.option(
+    "--csv-input",
+    metavar="CSV",
+    type=_PATH,
+    multiple=True,
+    help="Score this predictions file, or several as one; no model.",
+)
 @click.option("--backend", default="auto", show_default=True, help="auto, vllm or transformers.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>.")
 @click.option(
     "--output-dir", metavar="DIR", type=_PATH, help="Default: outputs/<model>-<table>. Resumes what is there."
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Use the first N rows only.")
+@click.option(
+    "--shard", metavar="I/N", callback=parse_shard, help="Use the I-th of N parts only; an image is in one of them."
+)
+@click.option("--predict-only", is_flag=True, help="Answer without scoring; --csv-input scores later.")
+@click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of sampled answers and intervals.")
 @click.option("--image-root", metavar="DIR", type=_PATH, help="Folder of the images, when it is not the table's.")
 @click.option("--config", metavar="YAML", type=_PATH, help="Read its section `generation`; default: the run's own.")
 @click.option(
@@ -47,7 +60,7 @@ def main(
     /,
     checkpoint: Path | None,
     test_csv: Path | None,
-    csv_input: Path | None,
+    csv_input: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -55,15 +68,19 @@ def main(
     from cora.cli.eval_report import as_document, as_table, complaints, exit_code
     from cora.evaluation.runner import score_file
 
-    if csv_input is not None:
+    result: EvaluationResult | PredictionResult
+    if csv_input:
         ignored = [
-            f"--{name.replace('_', '-')}" for name in ("limit", "image_root", "config", "overrides") if options[name]
+            f"--{name.replace('_', '-')}"
+            for name in ("limit", "shard", "predict_only", "image_root", "config", "overrides")
+            if options[name]
         ]
         if checkpoint is not None or test_csv is not None or ignored:
             raise ConfigError(
-                f"--csv-input goes with --output-dir only, not with {', '.join(ignored) or 'a checkpoint'}"
+                f"--csv-input goes with --output-dir and --seed only, not with {', '.join(ignored) or 'a checkpoint'}"
             )
-        result = score_file(csv_input, options["output_dir"] or Path("outputs") / f"{csv_input.stem}-scores")
+        output_dir = options["output_dir"] or Path("outputs") / f"{csv_input[0].stem}-scores"
+        result = score_file(csv_input, output_dir, seed=options["seed"])
     elif checkpoint is None or test_csv is None:
         raise ConfigError("give --checkpoint and --test-csv, or --csv-input (see 'cora-eval --help')")
     else:
@@ -82,33 +99,37 @@ def _evaluate(
     device: str,
     output_dir: Path | None,
     limit: int | None,
+    shard: Shard | None,
+    predict_only: bool,
+    seed: int,
     image_root: Path | None,
     config: Path | None,
     overrides: tuple[str, ...],
-) -> EvaluationResult:
+) -> EvaluationResult | PredictionResult:
     from cora.data.table import read_rows
     from cora.evaluation.metrics import CORAEvaluator
-    from cora.evaluation.runner import evaluate
+    from cora.evaluation.runner import evaluate, predict
     from cora.inference.generator import PanoramaGenerator
 
-    settings = _settings(checkpoint, config, overrides)
-    rows = read_rows(test_csv, image_root=image_root)[:limit]
+    settings = replace(_settings(checkpoint, config, overrides), seed=seed)
+    rows = read_rows(test_csv, image_root=image_root, limit=limit)
+    name = f"{_model_name(checkpoint)}-{test_csv.stem}"
+    if shard is not None:
+        rows, name = shard.of(rows), f"{name}-{shard.number}of{shard.count}"
     evaluator = CORAEvaluator()
-    if (why := evaluator.why_unavailable()) is not None:
+    if not predict_only and (why := evaluator.why_unavailable()) is not None:
         logger.warning("caption metrics will be null: %s", why)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
+    folder = output_dir or Path("outputs") / name
+    chunk_size = generator.chunk_size
     try:
+        if predict_only:
+            return predict(generator, rows, settings, folder, chunk_size=chunk_size)
         return evaluate(
-            generator,
-            rows,
-            settings,
-            output_dir or Path("outputs") / f"{_model_name(checkpoint)}-{test_csv.stem}",
-            evaluator=evaluator,
-            chunk_size=generator.chunk_size,
-            test_csv=test_csv,
+            generator, rows, settings, folder, evaluator=evaluator, chunk_size=chunk_size, test_csv=test_csv
         )
     finally:
         generator.close()

@@ -15,7 +15,16 @@ from typing import Any
 
 from cora.data.table import Row
 
-__all__ = ["CLOSED_TYPES", "TypeAccuracy", "accepted_answers", "exact_match", "most_frequent_answers", "normalize"]
+__all__ = [
+    "CLOSED_TYPES",
+    "UNTYPED",
+    "TypeAccuracy",
+    "accepted_answers",
+    "exact_match",
+    "is_right",
+    "most_frequent_answers",
+    "normalize",
+]
 
 # Types whose references are their answers where a table has no `answer` column.
 CLOSED_TYPES = frozenset(
@@ -23,7 +32,7 @@ CLOSED_TYPES = frozenset(
 )
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_UNTYPED = "untyped"
+UNTYPED = "untyped"
 # Apostrophes vanish ("don't" is "dont"); a minus stays before a number, a point or comma between two digits.
 _APOSTROPHES = re.compile("['\u2019`]")
 _SEPARATORS = re.compile(r"(?<=\d)[.,](?=\d)|(?<![^\W_])-(?=\d)|([^\w\s]|_)")
@@ -52,6 +61,12 @@ def accepted_answers(row: Row) -> frozenset[str] | None:
     if kind in CLOSED_TYPES or row.choices is not None:
         return frozenset(normalize(reference) for reference in row.references)
     return None
+
+
+def is_right(row: Row, prediction: str | None) -> bool | None:
+    """Return whether an answer is right, or None where the question is open or has no answer."""
+    accepted = accepted_answers(row)
+    return None if accepted is None or prediction is None else normalize(prediction) in accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ def exact_match(rows: Sequence[Row], predictions: Sequence[str | None]) -> dict[
         accepted = accepted_answers(row)
         if accepted is None:
             continue
-        of_type = counts.setdefault(row.type or _UNTYPED, Counter())
+        of_type = counts.setdefault(row.type or UNTYPED, Counter())
         if prediction is None:
             of_type["unanswered"] += 1
         else:

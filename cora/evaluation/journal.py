@@ -51,14 +51,14 @@ class JournalEntry:
 
 
 def image_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, or ``unreadable``."""
+    """Return the SHA-256 of a file's bytes, or its name where they cannot be read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError:
-        return "unreadable"
+        return f"unreadable {path}"
     return digest.hexdigest()
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cora.errors import BackendUnavailable
+from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import HOW_TO_GET_JAVA, JavaFailure, JavaRuntime, find_java
 from cora.evaluation.tokenizer import PTB_NAME, jar_digest, tokenize
 from cora.evaluation.values import MetricValue
 
-__all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores"]
+__all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores", "bleu_from_sums"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,43 @@ class CaptionScores:
         corpus: Every name of `CAPTION_METRICS` with its value. BLEU comes from summed statistics, the others are means.
         per_sample: Metric -> one score per sample, for the metrics that have a value.
         provenance: Tokeniser and Java behind the numbers, as plain values.
+        bleu_sums: What BLEU is computed from, float[N, 10] by sample; see `bleu_from_sums`.
     """
 
     corpus: dict[str, MetricValue]
     per_sample: dict[str, list[float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
+
+    def with_intervals(self, bootstrap: Bootstrap) -> dict[str, MetricValue]:
+        """Return the corpus scores with confidence intervals; the document frequencies of CIDEr stay those of all."""
+        found: dict[str, MetricValue] = {}
+        for name, metric in self.corpus.items():
+            interval = None
+            if name.startswith("bleu_") and self.bleu_sums:
+                n = int(name.removeprefix("bleu_"))
+                interval = bootstrap.interval(self.bleu_sums, partial(bleu_from_sums, n=n))
+            elif name in self.per_sample:
+                interval = bootstrap.of_mean(self.per_sample[name])
+            found[name] = replace(metric, interval=interval)
+        return found
+
+
+def bleu_from_sums(sums: Any, n: int) -> Any:
+    """Return BLEU-n float[R] of corpora with summed statistics float[R, 10].
+
+    Args:
+        sums: Matching 1- to 4-grams, 1- to 4-grams of the answers, tokens of the answers, and of the references that
+            are closest in length.
+        n: Longest n-grams, from 1 to 4.
+    """
+    import numpy as np
+
+    # The constants of pycocoevalcap, for values equal to its own.
+    precisions = (sums[:, :n] + 1e-15) / (sums[:, 4 : 4 + n] + 1e-9)
+    ratio = (sums[:, 8] + 1e-15) / (sums[:, 9] + 1e-9)
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
+    return np.prod(precisions, axis=1) ** (1 / n) * penalty
 
 
 class CORAEvaluator:
@@ -124,7 +158,8 @@ def _score_tokenized(gold: _Captions, hypotheses: _Captions, provenance: dict[st
         for name, (value, values) in scores.items():
             corpus[name] = MetricValue(float(value), "ok", _caveat(name, gold))
             per_sample[name] = [float(sample) for sample in values]
-    return CaptionScores({name: corpus[name] for name in CAPTION_METRICS}, per_sample, provenance)
+    bleu_sums = _bleu_sums(gold, hypotheses) if "bleu_4" in per_sample else []
+    return CaptionScores({name: corpus[name] for name in CAPTION_METRICS}, per_sample, provenance, bleu_sums)
 
 
 def _caveat(name: str, gold: Mapping[int, Sequence[str]]) -> str:
@@ -138,6 +173,14 @@ def _bleu(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list
 
     corpus, samples = Bleu(4).compute_score(gold, hypotheses, verbose=0)
     return {f"bleu_{n}": (corpus[n - 1], list(samples[n - 1])) for n in (1, 2, 3, 4)}
+
+
+def _bleu_sums(gold: _Captions, hypotheses: _Captions) -> list[tuple[float, ...]]:
+    """Return the statistics behind BLEU by sample, see `bleu_from_sums`."""
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test  # type: ignore[import-untyped]  # has no types
+
+    found = (cook_test(hypotheses[key][0], cook_refs(texts), eff="closest") for key, texts in gold.items())
+    return [(*each["correct"], *each["guess"], each["testlen"], each["reflen"]) for each in found]
 
 
 def _rouge_l(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cora.data.records import read_records
+from cora.data.records import iterate_records
 from cora.data.table import ANSWER_COLUMNS, IMAGE_COLUMNS, QUERY_COLUMNS, Row, cell_text, merge_rows
 from cora.errors import DataError, did_you_mean
 from cora.evaluation.cells import table_lines, unescape_cell
 from cora.files import write_file
 
-__all__ = ["PREDICTION_COLUMNS", "Predictions", "read_predictions", "write_predictions"]
+__all__ = ["PREDICTIONS_NAME", "PREDICTION_COLUMNS", "Predictions", "read_predictions", "write_predictions"]
 
+PREDICTIONS_NAME = "predictions.csv"
 PREDICTION_COLUMNS = ("prediction", "output", "caption")
 _COLUMNS = ("sample_id", "image_path", "query", "prediction", "reference")
 _OPTIONAL = ("type", "answer", "choices")
@@ -56,8 +57,8 @@ def _lines(rows: Sequence[Row], answers: Iterable[str | None], optional: Sequenc
             yield (row.sample_id, image, row.query, answer or "", reference, *extra)
 
 
-def read_predictions(path: str | Path) -> Predictions:
-    """Return the questions and answers of a predictions file, written by CORA or by anything else.
+def read_predictions(*paths: str | Path) -> Predictions:
+    """Return the questions and answers of predictions files, written by CORA or by anything else.
 
     Needed are a prediction (``prediction``, ``output`` or ``caption``) and a reference (``annotation``, ``response``,
     ``reference`` or ``answer``). Rows with the same image and query are references of one question; where a file has no
@@ -66,49 +67,52 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         DataError: A column or reference is missing, or the file cannot be read; see `cora.data.records.read_records`.
     """
-    path = Path(path)
-    records = read_records(path)
-    columns = records[0][1]
-    prediction_column = _needed(path, columns, "prediction", PREDICTION_COLUMNS)
-    reference_column = _needed(path, columns, "reference", (*ANSWER_COLUMNS, "answer"))
-    image_column = next((name for name in IMAGE_COLUMNS if name in columns), None)
-    query_column = next((name for name in QUERY_COLUMNS if name in columns), None)
     rows: list[Row] = []
     answers: list[str | None] = []
-    for index, (line, cells) in enumerate(records):
+    for path in map(Path, paths):
+        for row, answer in _read(path, len(rows)):
+            rows.append(row)
+            answers.append(answer)
+    return _grouped(", ".join(map(str, paths)), rows, answers)
+
+
+def _read(path: Path, start: int) -> Iterator[tuple[Row, str | None]]:
+    """Yield rows with their answers; rows are numbered from `start` where the file gives them no name."""
+    prediction_column = reference_column = image_column = query_column = ""
+    for index, (line, cells) in enumerate(iterate_records(path), start):
+        if index == start:
+            prediction_column = _needed(path, cells, "prediction", PREDICTION_COLUMNS)
+            reference_column = _needed(path, cells, "reference", (*ANSWER_COLUMNS, "answer"))
+            image_column = next((name for name in IMAGE_COLUMNS if name in cells), "")
+            query_column = next((name for name in QUERY_COLUMNS if name in cells), "")
         texts = {name: unescape_cell(text) for name, value in cells.items() if (text := cell_text(value)) is not None}
         reference = texts.get(reference_column)
         if reference is None:
             raise DataError(f"{path}, line {line}: column '{reference_column}' is empty")
-        is_alone = image_column is None or query_column is None
+        is_alone = not image_column or not query_column
         choices = tuple(part.strip() for part in texts.get("choices", "").split(_CHOICE_SEPARATOR) if part.strip())
-        rows.append(
-            Row(
-                sample_id=texts.get("sample_id", str(index)),
-                image=Path(str(index) if is_alone else texts.get(image_column or "", "")),
-                query=texts.get(query_column or "", ""),
-                references=(reference,),
-                answer=texts.get("answer"),
-                type=texts.get("type"),
-                choices=choices or None,
-                line=line,
-            )
+        row = Row(
+            sample_id=texts.get("sample_id", str(index)),
+            image=Path(str(index) if is_alone else texts.get(image_column, "")),
+            query=texts.get(query_column, ""),
+            references=(reference,),
+            answer=texts.get("answer"),
+            type=texts.get("type"),
+            choices=choices or None,
+            line=line,
         )
-        answers.append(texts.get(prediction_column))
-    return _grouped(path, rows, answers)
+        yield row, texts.get(prediction_column)
 
 
-def _grouped(path: Path, rows: Sequence[Row], answers: Sequence[str | None]) -> Predictions:
-    references = {(row.image, row.query): row.references for row in merge_rows(rows, name=str(path))}
-    samples = {
-        (row.image, row.query, answer): replace(row, references=references[row.image, row.query])
-        for row, answer in reversed(list(zip(rows, answers, strict=True)))
-    }
-    ordered = sorted(samples.items(), key=lambda item: item[1].line)
-    return Predictions([row for _, row in ordered], [answer for (_, _, answer), _ in ordered])
+def _grouped(name: str, rows: Sequence[Row], answers: Sequence[str | None]) -> Predictions:
+    references = {(row.image, row.query): row.references for row in merge_rows(rows, name=name)}
+    samples: dict[tuple[Path, str, str | None], Row] = {}
+    for row, answer in zip(rows, answers, strict=True):
+        samples.setdefault((row.image, row.query, answer), replace(row, references=references[row.image, row.query]))
+    return Predictions(list(samples.values()), [answer for _, _, answer in samples])
 
 
-def _needed(path: Path, columns: dict[str, object], role: str, names: tuple[str, ...]) -> str:
+def _needed(path: Path, columns: Mapping[str, object], role: str, names: tuple[str, ...]) -> str:
     for name in names:
         if name in columns:
             return name

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cora.data.table import Row, merge_rows
 from cora.errors import DataError
+from cora.evaluation.asking import Answers, Asking
 from cora.evaluation.cells import table_text
-from cora.evaluation.journal import Journal, JournalEntry, answer_key, image_digest
+from cora.evaluation.journal import Journal
 from cora.evaluation.metrics import CORAEvaluator
-from cora.evaluation.predictions import read_predictions, write_predictions
-from cora.evaluation.progress import progress_bar
+from cora.evaluation.predictions import PREDICTIONS_NAME, read_predictions, write_predictions
+from cora.evaluation.progress import show_progress
 from cora.evaluation.scoring import METRICS, Scores, score_answers
 from cora.files import write_file, write_json
-from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
+from cora.inference.protocol import GenerationSettings, Generator
 from cora.provenance import file_digest, provenance
 
-__all__ = ["EvaluationResult", "Failure", "evaluate", "score_file", "write_scores"]
+__all__ = [
+    "EvaluationResult",
+    "Failure",
+    "PredictionResult",
+    "evaluate",
+    "predict",
+    "score_file",
+    "write_scores",
+]
 
 logger = logging.getLogger(__name__)
-
-# One panorama with more questions than this many chunks is encoded again rather than risked all at once.
-_CHUNKS_PER_PANORAMA = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,23 @@ class Failure:
 
     row: Row
     error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionResult:
+    """What a run without scores came to.
+
+    Attributes:
+        num_questions: Distinct questions.
+        failures: Questions without an answer, in the order of the table.
+        output_dir: Holds predictions.csv and predictions.jsonl.
+        num_reused: Answers that an earlier run had given already.
+    """
+
+    num_questions: int
+    failures: tuple[Failure, ...]
+    output_dir: Path
+    num_reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +74,11 @@ class EvaluationResult:
     failures: tuple[Failure, ...]
     output_dir: Path
     num_reused: int = 0
+
+    @property
+    def num_questions(self) -> int:
+        """Distinct questions."""
+        return self.scores.counts["questions"]
 
     @property
     def accuracy(self) -> float | None:
@@ -82,7 +110,7 @@ def evaluate(
         output_dir: Made if missing.
         evaluator: Computes the caption metrics.
         captions: Whether to compute caption metrics.
-        chunk_size: Questions that are asked, and written to disk, together.
+        chunk_size: Questions that are asked, and written to disk, together by a generator that has no `stream`.
         progress: Whether to show a progress bar.
         test_csv: Where the rows come from, for the provenance.
 
@@ -92,45 +120,73 @@ def evaluate(
     settings = settings or GenerationSettings()
     output_dir = Path(output_dir)
     questions = merge_rows(rows)
-    if not questions:
-        raise DataError("there is no row to evaluate")
     with Journal(output_dir) as journal:
-        answers, num_reused = _answer(generator, questions, settings, journal, chunk_size=chunk_size, progress=progress)
-        by_question = {(row.image, row.query): answer for row, answer in zip(questions, answers, strict=True)}
-        texts = [answer.text for answer in answers]
-        write_predictions(
-            output_dir / "predictions.csv", rows, [by_question[row.image, row.query].text for row in rows]
-        )
-        scores = score_answers(questions, texts, evaluator=evaluator, captions=captions)
+        answers = _predict(generator, rows, questions, settings, journal, chunk_size=chunk_size, progress=progress)
+        scores = score_answers(questions, answers.texts, evaluator=evaluator, captions=captions, seed=settings.seed)
         origin = {
             "backend": generator.name,
             "model_sha256": generator.model_digest,
             "processor_sha256": generator.processor_digest,
             "generation": asdict(settings),
-            "reused_answers": num_reused,
+            "reused_answers": answers.num_reused,
             **_table_origin("test_csv", test_csv),
         }
         write_scores(output_dir, scores, rows=len(rows), origin=origin)
-    failures = tuple(
-        Failure(row, answer.error or "") for row, answer in zip(questions, answers, strict=True) if answer.text is None
-    )
-    return EvaluationResult(scores, failures, output_dir, num_reused)
+    return EvaluationResult(scores, _failures(questions, answers), output_dir, answers.num_reused)
 
 
-def score_file(path: str | Path, output_dir: str | Path, *, evaluator: CORAEvaluator | None = None) -> EvaluationResult:
-    """Score an existing predictions file without a model and write metrics.json and metrics.csv to `output_dir`.
+def predict(
+    generator: Generator,
+    rows: Sequence[Row],
+    settings: GenerationSettings | None = None,
+    output_dir: str | Path = "outputs",
+    *,
+    chunk_size: int = 32,
+    progress: bool = True,
+) -> PredictionResult:
+    """Answer a test table as `evaluate` does, and leave the scores to `score_file`."""
+    output_dir = Path(output_dir)
+    questions = merge_rows(rows)
+    with Journal(output_dir) as journal:
+        answers = _predict(
+            generator,
+            rows,
+            questions,
+            settings or GenerationSettings(),
+            journal,
+            chunk_size=chunk_size,
+            progress=progress,
+        )
+    return PredictionResult(len(questions), _failures(questions, answers), output_dir, answers.num_reused)
+
+
+def score_file(
+    path: str | Path | Sequence[str | Path],
+    output_dir: str | Path,
+    *,
+    evaluator: CORAEvaluator | None = None,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Score predictions files without a model and write metrics.json and metrics.csv to `output_dir`.
+
+    Args:
+        path: A predictions file, or several (the shards of a table), which are scored as one.
+        output_dir: Made if missing.
+        evaluator: Computes the caption metrics.
+        seed: Of the confidence intervals.
 
     Raises:
-        DataError: The file is no predictions file, or the scores cannot be written.
+        DataError: A file is no predictions file, or the scores cannot be written.
     """
     output_dir = Path(output_dir)
-    predictions = read_predictions(path)
-    scores = score_answers(predictions.rows, predictions.answers, evaluator=evaluator)
+    paths = [path] if isinstance(path, (str, Path)) else list(path)
+    predictions = read_predictions(*paths)
+    scores = score_answers(predictions.rows, predictions.answers, evaluator=evaluator, seed=seed)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{output_dir} cannot be made: {error.strerror or error}") from error
-    write_scores(output_dir, scores, rows=len(predictions.rows), origin=_table_origin("predictions", path))
+    write_scores(output_dir, scores, rows=len(predictions.rows), origin=_table_origin("predictions", *paths))
     failures = tuple(
         Failure(row, "the prediction is empty")
         for row, answer in zip(predictions.rows, predictions.answers, strict=True)
@@ -145,7 +201,10 @@ def write_scores(output_dir: Path, scores: Scores, *, rows: int, origin: Mapping
         output_dir / "metrics.json",
         {
             "metrics": {name: scores.metrics[name].to_dict() for name in METRICS},
-            "exact_match_by_type": {name: found.to_dict() for name, found in scores.by_type.items()},
+            "exact_match_by_type": {
+                name: {**found.to_dict(), "interval": scores.type_intervals.get(name)}
+                for name, found in scores.by_type.items()
+            },
             "counts": {"rows": rows, **scores.counts},
             "provenance": {**provenance(), **origin, "scoring": scores.provenance},
         },
@@ -156,86 +215,36 @@ def write_scores(output_dir: Path, scores: Scores, *, rows: int, origin: Mapping
     write_file(output_dir / "metrics.csv", table_text(("experiment", *METRICS, "rows", "unanswered"), [cells + counts]))
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A generator at work on the questions of a journal; `keys` are the questions' keys in it."""
-
-    generator: Generator
-    settings: GenerationSettings
-    journal: Journal
-    questions: Sequence[Row]
-    keys: Sequence[str]
-
-    def recall(self) -> dict[int, GenerationResult]:
-        """Return the answers the journal has already, by position of the question."""
-        found = ((index, self.journal.find(key)) for index, key in enumerate(self.keys))
-        return {index: _recalled(entry) for index, entry in found if entry is not None}
-
-    def ask(self, chunk: Sequence[int]) -> dict[int, GenerationResult]:
-        """Return the answers to the questions at some positions, after they were written to the journal."""
-        rows = [self.questions[index] for index in chunk]
-        requests = [GenerationRequest(row.image, row.query) for row in rows]
-        answers = self.generator.generate(requests, self.settings)
-        entries = []
-        for index, row, answer in zip(chunk, rows, answers, strict=True):
-            entries.append(
-                JournalEntry.of(
-                    self.keys[index], sample_id=row.sample_id, image=str(row.image), query=row.query, result=answer
-                )
-            )
-            if answer.text is None:
-                logger.warning("row %s (line %d, %s): %s", row.sample_id, row.line, row.image, answer.error)
-        self.journal.append(entries)
-        return dict(zip(chunk, answers, strict=True))
-
-
-def _answer(
+def _predict(
     generator: Generator,
+    rows: Sequence[Row],
     questions: Sequence[Row],
     settings: GenerationSettings,
     journal: Journal,
     *,
     chunk_size: int,
     progress: bool,
-) -> tuple[list[GenerationResult], int]:
-    """Return one result per question, and how many came from the journal."""
-    digests = {image: image_digest(image) for image in dict.fromkeys(row.image for row in questions)}
-    keys = [answer_key(generator, settings, image=digests[row.image], query=row.query) for row in questions]
-    run = _Run(generator, settings, journal, questions, keys)
-    results = run.recall()
-    num_reused = len(results)
-    if num_reused:
-        logger.info("%d of %d answers are in %s already", num_reused, len(questions), journal.path)
-    open_questions = [index for index in range(len(questions)) if index not in results]
-    with progress_bar("answering", len(questions), visible=progress) as advance:
-        advance(num_reused)
-        for chunk in _chunks(questions, open_questions, chunk_size):
-            results.update(run.ask(chunk))
-            advance(len(chunk))
-    return [results[index] for index in range(len(questions))], num_reused
+) -> Answers:
+    """Return the answers to the questions of some rows, which are then in ``predictions.csv``."""
+    if not questions:
+        raise DataError("there is no row to evaluate")
+    with show_progress("answering", len(questions), visible=progress) as shown:
+        answers = Asking(generator, settings, journal, questions).run(shown, chunk_size=chunk_size)
+    if answers.num_reused:
+        logger.info("%d of %d answers were in %s already", answers.num_reused, len(questions), journal.path)
+    positions = {(row.image, row.query): position for position, row in enumerate(questions)}
+    texts = (answers.texts[positions[row.image, row.query]] for row in rows)
+    write_predictions(journal.path.with_name(PREDICTIONS_NAME), rows, texts)
+    return answers
 
 
-def _recalled(entry: JournalEntry) -> GenerationResult:
-    finish_reason: Any = entry.finish_reason
-    return GenerationResult(entry.prediction, (), finish_reason)
+def _failures(questions: Sequence[Row], answers: Answers) -> tuple[Failure, ...]:
+    return tuple(Failure(questions[position], error) for position, error in sorted(answers.errors.items()))
 
 
-def _chunks(questions: Sequence[Row], indices: Sequence[int], chunk_size: int) -> Iterator[list[int]]:
-    """Yield positions in chunks of about `chunk_size`, the questions about one panorama together."""
-    by_image: dict[Path, list[int]] = {}
-    for index in indices:
-        by_image.setdefault(questions[index].image, []).append(index)
-    piece_size = _CHUNKS_PER_PANORAMA * chunk_size
-    chunk: list[int] = []
-    for group in by_image.values():
-        for start in range(0, len(group), piece_size):
-            chunk += group[start : start + piece_size]
-            if len(chunk) >= chunk_size:
-                yield chunk
-                chunk = []
-    if chunk:
-        yield chunk
-
-
-def _table_origin(role: str, path: str | Path | None) -> dict[str, Any]:
-    return {} if path is None else {role: str(path), f"{role}_sha256": file_digest(Path(path))}
+def _table_origin(role: str, *paths: str | Path | None) -> dict[str, Any]:
+    """Return names and digests of the files, as lists where there are several."""
+    files = [Path(path) for path in paths if path is not None]
+    if len(files) < 2:
+        return {role: str(files[0]), f"{role}_sha256": file_digest(files[0])} if files else {}
+    return {role: [str(path) for path in files], f"{role}_sha256": [file_digest(path) for path in files]}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cora.data.table import Row
-from cora.evaluation.closed import TypeAccuracy, exact_match
+from cora.evaluation.closed import UNTYPED, TypeAccuracy, exact_match, is_right
+from cora.evaluation.intervals import Bootstrap, Interval
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
 from cora.evaluation.values import MetricValue
 
@@ -23,6 +24,7 @@ class Scores:
     Attributes:
         metrics: Every name of `METRICS` with its value.
         by_type: Exact match by type of closed question.
+        type_intervals: The 95 % confidence interval of each of them; None for fewer than two images.
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics.
     """
@@ -31,6 +33,7 @@ class Scores:
     by_type: dict[str, TypeAccuracy]
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
+    type_intervals: dict[str, Interval | None] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float | None:
@@ -54,6 +57,7 @@ def score_answers(
     *,
     evaluator: CORAEvaluator | None = None,
     captions: bool = True,
+    seed: int = 0,
 ) -> Scores:
     """Return the scores of one answer per row.
 
@@ -62,6 +66,7 @@ def score_answers(
         answers: An answer per row, or None where there is none; such rows are counted and otherwise left out.
         evaluator: Computes the caption metrics.
         captions: Whether to compute them at all; they need Java and take seconds.
+        seed: Of the confidence intervals.
     """
     answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer is not None]
     metrics: dict[str, MetricValue] = {}
@@ -70,7 +75,8 @@ def score_answers(
         scores = (evaluator or CORAEvaluator()).score(
             [answer for _, answer in answered], [row.references for row, _ in answered]
         )
-        metrics, provenance = scores.corpus, scores.provenance
+        bootstrap = Bootstrap([row.image for row, _ in answered], seed=seed)
+        metrics, provenance = scores.with_intervals(bootstrap), scores.provenance
     else:
         metrics = dict.fromkeys(
             CAPTION_METRICS, MetricValue(None, "not_applicable", "caption metrics were not asked for")
@@ -83,7 +89,24 @@ def score_answers(
         "empty": sum(not answer.strip() for _, answer in answered),
         "closed": sum(found.answered + found.unanswered for found in by_type.values()),
     }
-    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance)
+    overall, type_intervals = _accuracy_intervals(rows, answers, list(by_type), seed)
+    metrics = {**metrics, "exact_match": replace(_overall(by_type), interval=overall)}
+    return Scores(metrics, by_type, counts, provenance, type_intervals)
+
+
+def _accuracy_intervals(
+    rows: Sequence[Row], answers: Sequence[str | None], types: Sequence[str], seed: int
+) -> tuple[Interval | None, dict[str, Interval | None]]:
+    """Return the intervals of exact match over all closed questions, and by type."""
+    judged = [
+        (row, right) for row, answer in zip(rows, answers, strict=True) if (right := is_right(row, answer)) is not None
+    ]
+    bootstrap = Bootstrap([row.image for row, _ in judged], seed=seed)
+    positions: dict[str, list[int]] = {name: [] for name in types}
+    for position, (row, _) in enumerate(judged):
+        positions[row.type or UNTYPED].append(position)
+    by_type = {name: bootstrap.of_mean([judged[p][1] for p in among], among=among) for name, among in positions.items()}
+    return bootstrap.of_mean([right for _, right in judged]), by_type
 
 
 def _overall(by_type: dict[str, TypeAccuracy]) -> MetricValue:

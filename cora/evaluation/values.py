@@ -19,12 +19,15 @@ class MetricValue:
         status: ``unavailable`` is missing software, ``failed`` a crash, ``not_applicable`` data without such questions.
         why: Why there is no value, or what to bear in mind about it; empty where nothing is to be said.
         how: How to get the value; empty where there is one.
+        interval: Its 95 % confidence interval, see `cora.evaluation.intervals`; None where there is no value or there
+            are fewer than two images.
     """
 
     value: float | None
     status: MetricStatus
     why: str = ""
     how: str = ""
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Hold value and status together."""

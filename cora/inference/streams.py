@@ -1,4 +1,4 @@
-"""Answers as they get ready: requests are taken from an iterator while there is room, and nobody waits for a chunk to end.
+"""Answers as they get ready: requests are taken from an iterator while there is room, and no chunk has to end first.
 
 A back end that can do so has a method `stream`; all others are asked chunk by chunk.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,15 @@ logger = logging.getLogger(__name__)
 _Ready = tuple[int, Prompt, Tensor]
 _PANORAMAS_AHEAD = 2
 _KNOWN_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One of: a panorama's tokens float[T, D], its views float[1, V, 3, h, w], why it has neither."""
+
+    vision_tokens: Tensor | None = None
+    views: Tensor | None = None
+    error: CoraError | None = None
 
 
 def resolve_device(device: str) -> torch.device:
@@ -124,16 +134,16 @@ class TransformersBackend:
         """
         batch: list[_Ready] = []
         with ThreadPoolExecutor(1, "cut-views") as executor:
-            for run, views in ahead(executor, self._views, image_runs(requests), depth=_PANORAMAS_AHEAD):
+            for run, look in ahead(executor, self._look, image_runs(requests), depth=_PANORAMAS_AHEAD):
                 prompts, failures = encode_requests(
                     self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
                 )
-                if isinstance(views, CoraError):
-                    failures.update((prompt.index, failed(views)) for prompt in prompts)
+                if look.error is not None:
+                    failures.update((prompt.index, failed(look.error)) for prompt in prompts)
                     prompts = []
                 if failures:
                     yield [(run.start + index, failure) for index, failure in failures.items()]
-                vision_tokens = self._embed(run.image, views) if prompts else None
+                vision_tokens = self._embed(run.image, look) if prompts else None
                 for prompt in prompts:
                     assert vision_tokens is not None
                     ready = (run.start + prompt.index, prompt, vision_tokens)
@@ -160,23 +170,24 @@ class TransformersBackend:
         decoded = (decode_answer(self.processor.tokenizer, answer, self.end_ids) for answer in answers)
         return [(position, answer) for (position, _, _), answer in zip(batch, decoded, strict=True)]
 
-    def _views(self, run: ImageRun) -> Tensor | CoraError | None:
-        """Return the views float[1, V, 3, h, w] of a panorama, why there are none, or None where its tokens are known."""
-        if self._known.find(run.image) is not None:
-            return None
+    def _look(self, run: ImageRun) -> _Look:
+        """Return what is known of a panorama, cut into views unless its tokens are known."""
+        if (known := self._known.find(run.image)) is not None:
+            return _Look(vision_tokens=known)
         try:
-            views: Tensor = self.processor.image_processor(run.image, return_tensors="pt")["pixel_values"]
+            return _Look(views=self.processor.image_processor(run.image, return_tensors="pt")["pixel_values"])
         except CoraError as error:
-            return error
-        return views
+            return _Look(error=error)
 
-    def _embed(self, image: PanoramaSource, views: Tensor | CoraError | None) -> Tensor:
+    def _embed(self, image: PanoramaSource, look: _Look) -> Tensor:
         """Return the vision tokens float[T, D] of a panorama; always encoded alone, so that batches change nothing."""
-        vision_tokens = self._known.find(image)
+        vision_tokens = look.vision_tokens
         if vision_tokens is None:
-            if not isinstance(views, Tensor):  # known when the views were due, forgotten since
-                views = self.processor.image_processor(image, return_tensors="pt")["pixel_values"]
-            vision_tokens = self.model.embed_panoramas(views.to(self.model.device))[0]
+            # A panorama with very many questions may have been encoded since.
+            vision_tokens = self._known.find(image)
+        if vision_tokens is None:
+            assert look.views is not None
+            vision_tokens = self.model.embed_panoramas(look.views.to(self.model.device))[0]
             self._known.keep(image, vision_tokens)
         return vision_tokens
 

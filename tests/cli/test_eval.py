@@ -145,6 +145,63 @@ def test_scoring_a_file_needs_no_model(fake: FakeGenerator) -> None:
     assert error_lines(result)[0].endswith("the first is row 1 (line 3): the prediction is empty")
 
 
+def test_predicting_and_scoring_apart_give_what_they_give_together(fake: FakeGenerator) -> None:
+    common = ("--checkpoint", "model", "--test-csv", "test.csv", "--json")
+    result = invoke(*common, "--output-dir", "apart", "--predict-only")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout.splitlines()[-1]) == {
+        "exit_code": 0,
+        "output_dir": "apart",
+        "counts": {"questions": 3, "answered": 3, "unanswered": 0, "reused": 0},
+    }
+    assert not Path("apart/metrics.json").exists()
+    asked = fake.asked
+    assert invoke("--csv-input", "apart/predictions.csv", "--output-dir", "apart").exit_code == 0
+    assert fake.asked == asked
+    invoke(*common, "--output-dir", "together")
+    apart, together = (json.loads(Path(name, "metrics.json").read_text()) for name in ("apart", "together"))
+    assert apart["metrics"] == together["metrics"]
+    Path("b.jpg").unlink()
+    result = invoke(*common, "--output-dir", "failed", "--predict-only")
+    assert result.exit_code == 3
+    assert error_lines(result) == ["error: 1 of 3 questions have no answer; the first is row 1 (line 3): b.jpg: gone"]
+
+
+def test_shards_are_parts_that_are_scored_together(fake: FakeGenerator) -> None:
+    with Path("test.csv").open("a") as stream:
+        stream.write("a.jpg,p,green,green,colour\n")
+    common = ("--checkpoint", "model", "--test-csv", "test.csv", "--json")
+    parts = []
+    for shard, samples in (("1/2", ["0", "2", "3"]), ("2/2", ["1"])):
+        document = json.loads(invoke(*common, "--shard", shard, "--predict-only").stdout.splitlines()[-1])
+        assert document["output_dir"] == f"outputs/model-test-{shard.replace('/', 'of')}"
+        parts += ["--csv-input", f"{document['output_dir']}/predictions.csv"]
+        with Path(parts[-1]).open(newline="") as stream:
+            assert [row["sample_id"] for row in csv.DictReader(stream)] == samples
+    shards = json.loads(invoke(*parts, "--output-dir", "shards", "--json").stdout.splitlines()[-1])
+    whole = json.loads(invoke(*common, "--output-dir", "whole").stdout.splitlines()[-1])
+    assert shards["metrics"]["exact_match"] == pytest.approx(1 / 3)
+    assert shards["counts"] == whole["counts"]
+    assert shards["metrics"] == {
+        name: value if value is None else pytest.approx(value) for name, value in whole["metrics"].items()
+    }
+    assert len(json.loads(Path("shards/metrics.json").read_text())["provenance"]["predictions_sha256"]) == 2
+
+
+def test_the_seed_reaches_answers_and_intervals(fake: FakeGenerator) -> None:
+    common = ("--checkpoint", "model", "--test-csv", "test.csv", "--json", "--output-dir", "out")
+    first = json.loads(invoke(*common, "--seed", "5").stdout.splitlines()[-1])
+    assert fake.settings == GenerationSettings(seed=5)
+    asked = fake.asked
+    again = json.loads(invoke(*common, "--seed", "5").stdout.splitlines()[-1])
+    assert first["intervals"] == again["intervals"]
+    assert first["intervals"]["exact_match"] == [0.0, 1.0]
+    assert invoke(*common, "--seed", "6").exit_code == 0
+    assert fake.asked == asked, "a greedy answer does not depend on the seed"
+    invoke(*common, "--seed", "6", "--set", "generation.temperature=0.5")
+    assert fake.asked == asked + 3
+
+
 def test_without_java_the_scores_are_null_and_the_exit_code_says_so(
     fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,9 +231,13 @@ def test_settings_come_from_overrides_and_the_run(fake: FakeGenerator) -> None:
 BAD_INPUT = {
     "nothing": ((), r"give --checkpoint and --test-csv, or --csv-input"),
     "no table": (("--checkpoint", "model"), r"give --checkpoint and --test-csv"),
-    "both": (("--csv-input", "p.csv", "--checkpoint", "model"), r"--csv-input goes with --output-dir only"),
+    "both": (("--csv-input", "p.csv", "--checkpoint", "model"), r"--csv-input goes with --output-dir and --seed only"),
     "limit with file": (("--csv-input", "p.csv", "--limit", "2"), r"not with --limit"),
     "limit": (("--limit", "0"), r"--limit"),
+    "shard 0": (("--shard", "0/2"), r"'0/2' is not I/N with I from 1 to N"),
+    "shard 3 of 2": (("--shard", "3/2"), r"'3/2' is not I/N"),
+    "shard": (("--shard", "first"), r"'first' is not I/N"),
+    "predict file": (("--csv-input", "p.csv", "--predict-only"), r"not with --predict-only"),
     "missing table": (("--checkpoint", "model", "--test-csv", "none.csv"), r"none\.csv: no such file"),
     "missing predictions": (("--csv-input", "none.csv"), r"none\.csv: no such file"),
     "not predictions": (("--csv-input", "test.csv"), r"test\.csv: no prediction column"),
@@ -222,6 +283,9 @@ def test_options_are_the_ones_we_mean_to_have() -> None:
             "device",
             "output_dir",
             "limit",
+            "shard",
+            "predict_only",
+            "seed",
             "image_root",
             "config",
             "overrides",

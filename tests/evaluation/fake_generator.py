@@ -1,26 +1,31 @@
 """A generator without a model: answers with the picture's name and the question, fails where the picture is missing.
 
 Run as a program it evaluates a table slowly, so that a test can kill it:
-``python fake_generator.py TABLE OUTPUT_DIR SECONDS_PER_CHUNK``.
+``python fake_generator.py TABLE OUTPUT_DIR SECONDS_PER_CHUNK``. It notes in ``OUTPUT_DIR/asked`` what it is asked.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, failed
+
+CHUNK_SIZE = 4
 
 
 class FakeGenerator:
     name = "fake"
 
-    def __init__(self, *, model: str = "m", processor: str = "p", seconds: float = 0.0) -> None:
+    def __init__(
+        self, *, model: str = "m", processor: str = "p", seconds: float = 0.0, asked: Path | None = None
+    ) -> None:
         self.model_digest = model
         self.processor_digest = processor
         self.seconds = seconds
+        self.asked = asked
         self.calls: list[list[GenerationRequest]] = []
 
     @property
@@ -29,6 +34,9 @@ class FakeGenerator:
 
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
         self.calls.append(list(requests))
+        if self.asked is not None:
+            with self.asked.open("a") as stream:
+                stream.writelines(f"{request.image} {request.query}\n" for request in requests)
         time.sleep(self.seconds)
         return [self.answer(request) for request in requests]
 
@@ -42,13 +50,41 @@ class FakeGenerator:
         pass
 
 
+class StreamingFake(FakeGenerator):
+    """Keeps `room` requests in flight and ends the youngest first; stops as if interrupted after some answers."""
+
+    room = 5
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__()
+        self.stop_after = stop_after
+        self.in_flight: list[int] = []
+
+    def stream(
+        self, requests: Iterable[GenerationRequest], settings: GenerationSettings
+    ) -> Iterator[list[tuple[int, GenerationResult]]]:
+        running: list[tuple[int, GenerationRequest]] = []
+        feed = enumerate(requests)
+        while True:
+            while len(running) < self.room and (following := next(feed, None)) is not None:
+                self.calls.append([following[1]])
+                running.append(following)
+            if not running:
+                return
+            if len(self.in_flight) == self.stop_after:
+                raise KeyboardInterrupt
+            self.in_flight.append(len(running))
+            position, request = running.pop()
+            yield [(position, self.answer(request))]
+
+
 def main() -> None:
     from cora.data.table import read_rows
     from cora.evaluation.runner import evaluate
 
     table, output_dir, seconds = sys.argv[1:]
-    generator = FakeGenerator(seconds=float(seconds))
-    evaluate(generator, read_rows(table), output_dir=output_dir, captions=False, chunk_size=4, progress=False)
+    generator = FakeGenerator(seconds=float(seconds), asked=Path(output_dir) / "asked")
+    evaluate(generator, read_rows(table), output_dir=output_dir, captions=False, chunk_size=CHUNK_SIZE, progress=False)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fake_generator import FakeGenerator
+from fake_generator import CHUNK_SIZE, FakeGenerator, StreamingFake
 
 import cora
 from cora.data.table import Row, read_rows
@@ -158,6 +160,7 @@ def test_all_rows_failed(tmp_path: Path) -> None:
         "status": "not_applicable",
         "why": "there is no answer to score",
         "how": "",
+        "interval": None,
     }
 
 
@@ -181,30 +184,114 @@ def test_an_interrupted_run_keeps_its_answers(tmp_path: Path) -> None:
     assert generator.num_asked == 6
 
 
-def test_killed_at_random_points_and_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_resumed(tmp_path: Path, kills: int) -> None:
     rows = [(f"{n % 50}.jpg", f"q{n // 50}", f"{n % 50} q{n // 50}") for n in range(200)]
     table = write_table(tmp_path, rows)
     program = Path(__file__).parent / "fake_generator.py"
     journal = tmp_path / "out/predictions.jsonl"
     environment = {**os.environ, "PYTHONPATH": str(Path(cora.__file__).parents[1])}
-    rng = random.Random(0)
-    for target in sorted(rng.sample(range(10, 180), 3)):
+    rng = random.Random(kills)
+    targets = sorted(rng.sample(range(0, 190, 8), kills))
+    for target in targets:
         process = subprocess.Popen([sys.executable, program, table, tmp_path / "out", "0.01"], env=environment)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             if journal.is_file() and journal.read_bytes().count(b"\n") >= target:
                 break
-            time.sleep(0.002)
+            time.sleep(0.001)
+        # Anywhere in a batch: while it is asked, written, synced.
+        time.sleep(rng.uniform(0, 0.012))
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
-    generator = FakeGenerator()
-    run(generator, table, tmp_path / "out", captions=False)
-    assert generator.num_asked < 190
+    asked = tmp_path / "out/asked"
+    generator = FakeGenerator(asked=asked)
+    result = run(generator, table, tmp_path / "out", captions=False, chunk_size=CHUNK_SIZE)
+    assert result.num_reused >= targets[-1]
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     assert len({line["key"] for line in lines}) == len(lines) == 200
+    num_asked = len(asked.read_text().splitlines())
+    assert num_asked <= 200 + kills * CHUNK_SIZE, "a kill costs more than one batch"
     run(FakeGenerator(), table, tmp_path / "whole", captions=False)
     assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "whole/predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 50])
+def test_another_batch_size_or_a_stream_reuses_the_answers(tmp_path: Path, chunk_size: int) -> None:
+    table = write_table(tmp_path, [(f"{n % 4}.jpg", f"q{n}", "r") for n in range(20)])
+    first = FakeGenerator()
+    run(first, table, tmp_path / "out", chunk_size=chunk_size)
+    for again in (FakeGenerator(), StreamingFake()):
+        assert run(again, table, tmp_path / "out", chunk_size=7).num_reused == 20
+        assert again.num_asked == 0
+
+
+def test_a_stream_is_kept_as_it_comes(tmp_path: Path) -> None:
+    """Answers come out of order, each in the journal before the next is waited for, with a request always in flight."""
+    rows = [(f"{n % 4}.jpg", f"q{n // 4}", "r") for n in range(20)]
+    table = write_table(tmp_path, [*rows, ("missing.jpg", "q", "r")])
+    run(FakeGenerator(), table, tmp_path / "whole")
+    generator = StreamingFake(stop_after=9)
+    with pytest.raises(KeyboardInterrupt):
+        run(generator, table, tmp_path / "out")
+    kept = [json.loads(line) for line in (tmp_path / "out/predictions.jsonl").read_text().splitlines()]
+    assert len(kept) == 9
+    assert len(generator.in_flight) == 9
+    assert set(generator.in_flight) == {StreamingFake.room}
+    again = StreamingFake()
+    result = run(again, table, tmp_path / "out")
+    assert (again.num_asked, result.num_reused, len(result.failures)) == (12, 9, 1)
+    assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "whole/predictions.csv").read_bytes()
+
+
+def test_copies_of_a_picture_are_asked_about_once(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [("a.jpg", "q", "r"), ("b.jpg", "q", "r"), ("c.jpg", "q", "r")])
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+    generator = FakeGenerator()
+    run(generator, table, tmp_path / "out")
+    assert generator.num_asked == 2
+    assert [line["prediction"] for line in read_csv(tmp_path / "out/predictions.csv")] == ["a q", "a q", "c q"]
+
+
+def test_the_seed_counts_where_answers_are_sampled(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [("a.jpg", "q", "r")])
+    for settings, is_new in (
+        (GenerationSettings(seed=0), True),
+        (GenerationSettings(seed=1, top_p=0.5), False),
+        (GenerationSettings(temperature=1.0, seed=1), True),
+        (GenerationSettings(temperature=1.0, seed=2), True),
+        (GenerationSettings(temperature=1.0, seed=2), False),
+    ):
+        generator = FakeGenerator()
+        run(generator, table, tmp_path / "out", settings=settings)
+        assert generator.num_asked == is_new
+
+
+def test_memory_grows_by_less_than_two_kilobytes_a_row(tmp_path: Path) -> None:
+    """A million rows then fit into 2 GiB: questions, answers, journal and predictions together."""
+
+    def peak(num_rows: int) -> int:
+        folder = tmp_path / str(num_rows)
+        rows = [(f"{n // 3}.jpg", f"What is {n} steps ahead?", f"It is tower number {n}.") for n in range(num_rows)]
+        table = write_table(folder, rows)
+        del rows
+
+        class Forgetful(FakeGenerator):
+            def generate(self, requests: Any, settings: Any) -> list[GenerationResult]:
+                return [self.answer(request) for request in requests]
+
+        tracemalloc.start()
+        try:
+            assert run(Forgetful(), table, folder / "out").num_reused == 0
+            assert run(Forgetful(), table, folder / "out").num_reused == num_rows
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    few, many = 500, 4500
+    growth = (peak(many) - peak(few)) / (many - few)
+    assert 200 < growth < 2000, f"{growth:.0f} bytes a row"
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
