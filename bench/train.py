@@ -28,7 +28,7 @@ from cora.training.towers.language import LanguageTowerOptions
 from cora.training.towers.vision import VisionTowerOptions
 from cora.training.trainer import CORATrainer
 
-__all__ = ["COLUMNS", "run"]
+__all__ = ["COLUMNS", "prepare", "run"]
 
 COLUMNS = (
     "stage",
@@ -88,7 +88,7 @@ def run(config: Path, *, samples: int = 64, rounds: int = 2) -> list[dict[str, A
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = _prepare(config, folder, samples, rounds)
+        settings = prepare(config, folder, samples=samples, rounds=rounds)
         for stage in get_args(StageName):
             rates: dict[tuple[bool, str], float] = {}
             for packed, cache in ((True, "off"),) if stage == "vision" else product((False, True), ("off", "on")):
@@ -113,7 +113,7 @@ def run(config: Path, *, samples: int = 64, rounds: int = 2) -> list[dict[str, A
     return rows
 
 
-def _prepare(path: Path, folder: Path, samples: int, rounds: int) -> CORAConfig:
+def prepare(path: Path, folder: Path, *, samples: int, rounds: int) -> CORAConfig:
     """Make panoramas and towers, and return the configuration that uses them."""
     split = write_split(folder, "train", num_scenes=samples, first_seed=0, workers=1)
     _keep_questions(split.csv)

@@ -33,6 +33,14 @@ _SIZES = click.option(
 )
 _CHART = click.option("--chart", metavar="PNG", type=click.Path(dir_okay=False, path_type=Path), help="Draw a chart.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="End with one JSON list of rows.")
+_CONFIG = click.option(
+    "--config",
+    metavar="YAML",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    default="configs/tiny.yaml",
+    show_default=True,
+    help="Sizes and batches; towers and data are made.",
+)
 
 
 @click.group("bench", cls=Group)
@@ -108,15 +116,24 @@ def resampler(cases: Sequence[str], rounds: int, as_json: bool) -> None:
     _print(rows, "case pass ms vs_eager vs_compile rel_rms floor_ms", as_json, lambda: None)
 
 
+@main.command("eval")
+@_CONFIG
+@click.option("--backend", default="auto", show_default=True, help="auto, vllm or transformers.")
+@click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=3, show_default=True, help="Sets of images.")
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON document.")
+def evaluation(config: Path, backend: str, rounds: int, as_json: bool) -> None:
+    """Time an evaluation run beside one question at a time, and the caption metrics."""
+    from cora.bench.eval import run
+
+    row = run(config, backend=backend, rounds=rounds)
+    columns = "sequential_rps cold_rps repeat_rps cold_ratio repeat_ratio equal_answers metrics_s pycocoevalcap_s"
+    _print([row], columns, False, lambda: click.echo(f"back end {row['backend']}, {row['max_new_tokens']} new tokens"))
+    if as_json:
+        click.echo(json.dumps(row))
+
+
 @main.command("train")
-@click.option(
-    "--config",
-    metavar="YAML",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    default="configs/tiny.yaml",
-    show_default=True,
-    help="Sizes and batches; towers and data are made.",
-)
+@_CONFIG
 @click.option("--samples", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Panoramas.")
 @click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=2, show_default=True, help="Counted epochs.")
 @_JSON

@@ -1,0 +1,242 @@
+"""Answers per second of an evaluation run beside one question at a time, and seconds of the caption metrics.
+
+One at a time is what a short script does: cut the views of the question's panorama, ``generate``, decode. The run is
+``cora-eval``'s, journal included, on the same weights; each round has panoramas of its own, asked three questions and
+then three others. The towers are those of the configuration's sizes, hardly trained: what they know makes no difference
+to the time, but their answers seldom end before the limit of tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cora.bench.timing import environment
+from cora.bench.train import prepare
+from cora.config.manager import ConfigManager
+from cora.config.schema import CORAConfig
+from cora.data.synthetic import write_split
+from cora.data.table import Row, read_rows
+from cora.evaluation.java import find_java
+from cora.evaluation.metrics import CORAEvaluator
+from cora.evaluation.predictions import PREDICTIONS_NAME, read_predictions
+from cora.evaluation.runner import predict
+from cora.inference.generator import PanoramaGenerator
+from cora.inference.protocol import GenerationSettings
+
+__all__ = ["COLUMNS", "run"]
+
+COLUMNS = (
+    "backend",
+    "sequential_rps",
+    "cold_rps",
+    "repeat_rps",
+    "cold_ratio",
+    "repeat_ratio",
+    "equal_answers",
+    "max_new_tokens",
+    "panoramas",
+    "questions",
+    "source_width",
+    "metrics_s",
+    "pycocoevalcap_s",
+    "captions",
+    "rounds",
+    "device",
+    "cores",
+    "torch",
+)
+PANORAMAS = 20
+QUESTIONS = 3
+SOURCE_WIDTH = 2048
+CAPTIONS = 5000
+FIRST_SEED = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Answers per second of a round, and the share of cold answers that are those given one at a time."""
+
+    sequential: float
+    cold: float
+    repeat: float
+    equal: float
+
+
+def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, Any]:
+    """Return the keys of `COLUMNS`; rates are medians of the rounds.
+
+    Args:
+        config: Configuration of the sizes; its towers and data are replaced.
+        backend: What the run answers with, see `PanoramaGenerator.from_checkpoint`; one at a time is Transformers.
+        rounds: Times that everything is measured, each with other panoramas.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = _export(ConfigManager.load(config), config, folder)
+        scenes = PANORAMAS * rounds + 1
+        split = write_split(
+            folder / "rows",
+            "test",
+            num_scenes=scenes,
+            first_seed=FIRST_SEED,
+            height=SOURCE_WIDTH // 2,
+            width=SOURCE_WIDTH,
+        )
+        parts = _parts(read_rows(split.csv), rounds)
+        one_by_one = _OneByOne(folder / "export", settings)
+        generator = PanoramaGenerator.from_checkpoint(folder / "export", backend)
+        name_of_backend = generator.name
+        try:
+            warm_up, *measured = parts
+            _measure(one_by_one, generator, settings, warm_up, folder / "warm-up")
+            found = [
+                _measure(one_by_one, generator, settings, part, folder / f"round-{number}")
+                for number, part in enumerate(measured)
+            ]
+        finally:
+            generator.close()
+        ours, theirs = _caption_seconds([row.references[0] for row in read_rows(split.csv) if row.type == "describe"])
+        rates = {
+            name: statistics.median(getattr(each, name) for each in found) for name in ("sequential", "cold", "repeat")
+        }
+        row = {
+            "backend": name_of_backend,
+            **{f"{name}_rps": round(rate, 2) for name, rate in rates.items()},
+            **{
+                f"{name}_ratio": round(statistics.median(getattr(each, name) / each.sequential for each in found), 2)
+                for name in ("cold", "repeat")
+            },
+            "equal_answers": round(min(each.equal for each in found), 3),
+            "max_new_tokens": settings.max_new_tokens,
+            "panoramas": PANORAMAS,
+            "questions": QUESTIONS,
+            "source_width": SOURCE_WIDTH,
+            "metrics_s": round(ours, 2),
+            "pycocoevalcap_s": round(theirs, 2),
+            "captions": CAPTIONS,
+            "rounds": rounds,
+            **environment(),
+        }
+        return {column: row[column] for column in COLUMNS}
+
+
+class _OneByOne:
+    """Answers rows as a short script does, with the model and processor of an export."""
+
+    def __init__(self, export: Path, settings: GenerationSettings) -> None:
+        import torch
+
+        from cora.inference.transformers_backend import resolve_device
+        from cora.model.vlm import PanoramaVLM
+        from cora.processors.processor import PanoramaProcessor
+
+        device = resolve_device("auto")
+        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        self._model = PanoramaVLM.from_pretrained(export, dtype=dtype).train(False)
+        torch.nn.Module.to(self._model, device)
+        self._processor = PanoramaProcessor.from_pretrained(str(export))
+        self._max_new_tokens = settings.max_new_tokens
+
+    def answer(self, rows: Sequence[Row]) -> list[str]:
+        """Return the answers."""
+        return [self._one(row) for row in rows]
+
+    def _one(self, row: Row) -> str:
+        prompt = self._processor.text_formatter.prompt(row.query)
+        inputs = self._processor(images=[row.image], text=[prompt], return_tensors="pt").to(self._model.device)
+        sequences = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
+        answer = sequences[0, inputs["input_ids"].shape[1] :]
+        text: str = self._processor.tokenizer.decode(
+            answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def _export(config: CORAConfig, path: Path, folder: Path) -> GenerationSettings:
+    """Write a model of the configuration's sizes to ``folder/export`` and return its generation settings."""
+    from cora.training.build import build_model
+
+    model, processor = build_model(prepare(path, folder, samples=8, rounds=1))
+    model.export(folder / "export", processor)
+    return GenerationSettings(max_new_tokens=config.generation.max_new_tokens)
+
+
+def _parts(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]]:
+    """Return (questions, other questions) of one panorama to warm up with, then of each round's panoramas."""
+    by_image: dict[Path, list[Row]] = {}
+    for row in rows:
+        by_image.setdefault(row.image, []).append(row)
+    images = list(by_image.values())
+    groups = [images[:1], *(images[1 + PANORAMAS * number :][:PANORAMAS] for number in range(rounds))]
+    return [
+        (
+            [row for of_image in group for row in of_image[:QUESTIONS]],
+            [row for of_image in group for row in of_image[QUESTIONS : 2 * QUESTIONS]],
+        )
+        for group in groups
+    ]
+
+
+def _measure(
+    one_by_one: _OneByOne,
+    generator: PanoramaGenerator,
+    settings: GenerationSettings,
+    part: tuple[list[Row], list[Row]],
+    folder: Path,
+) -> _Rates:
+    questions, others = part
+    expected: list[str] = []
+    sequential = _seconds(lambda: expected.extend(one_by_one.answer(questions)))
+
+    def answer(rows: list[Row], name: str) -> float:
+        return _seconds(
+            lambda: predict(generator, rows, settings, folder / name, chunk_size=generator.chunk_size, progress=False)
+        )
+
+    cold, repeat = answer(questions, "cold"), answer(others, "repeat")
+    answers = read_predictions(folder / "cold" / PREDICTIONS_NAME).answers
+    equal = sum((mine or "").strip() == theirs.strip() for mine, theirs in zip(answers, expected, strict=True))
+    count = len(questions)
+    return _Rates(count / sequential, count / cold, len(others) / repeat, equal / count)
+
+
+def _caption_seconds(texts: Sequence[str]) -> tuple[float, float]:
+    """Return the seconds of CORA's caption metrics and of pycocoevalcap's own way to the same ones."""
+    references = [texts[index % len(texts)] for index in range(CAPTIONS)]
+    predictions = [texts[(7 * index + 1) % len(texts)] for index in range(CAPTIONS)]
+    ours = _seconds(lambda: CORAEvaluator().score(predictions, [[text] for text in references]))
+    return ours, _seconds(lambda: _pycocoevalcap(predictions, references))
+
+
+def _pycocoevalcap(predictions: Sequence[str], references: Sequence[str]) -> None:
+    from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped]  # has no types
+    from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
+    from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # type: ignore[import-untyped]  # has no types
+
+    before = os.environ["PATH"]
+    # It knows no other way to find Java.
+    os.environ["PATH"] = f"{find_java().path.parent}{os.pathsep}{before}"
+    try:
+        gold, answers = (
+            PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(captions)})
+            for captions in (references, predictions)
+        )
+    finally:
+        os.environ["PATH"] = before
+    Bleu(4).compute_score(gold, answers, verbose=0)
+    Rouge().compute_score(gold, answers)
+    Cider().compute_score(gold, answers)
+
+
+def _seconds(function: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
