@@ -2,8 +2,8 @@
 
 One at a time is what a short script does: cut the views of the question's panorama, ``generate``, decode. The run is
 ``cora-eval``'s, journal included, on the same weights; each round has panoramas of its own, asked three questions and
-then three others. The towers are those of the configuration's sizes, hardly trained: what they know makes no difference
-to the time, but their answers seldom end before the limit of tokens.
+then three others. The model has the configuration's sizes and is trained for a moment, so that its answers, right or
+wrong, are as long as those it was trained on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cora.evaluation.predictions import PREDICTIONS_NAME, read_predictions
 from cora.evaluation.runner import predict
 from cora.inference.generator import PanoramaGenerator
 from cora.inference.protocol import GenerationSettings
+from cora.training.trainer import CORATrainer
 
 __all__ = ["COLUMNS", "run"]
 
@@ -57,6 +58,9 @@ QUESTIONS = 3
 SOURCE_WIDTH = 2048
 CAPTIONS = 5000
 FIRST_SEED = 20_000_000
+# Enough for answers of the usual length, whatever they say.
+LANGUAGE_STEPS = 80
+TRAIN_PANORAMAS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,7 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        settings = _export(ConfigManager.load(config), config, folder)
+        export, settings = _export(ConfigManager.load(config), config, folder)
         scenes = PANORAMAS * rounds + 1
         split = write_split(
             folder / "rows",
@@ -90,8 +94,8 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
             width=SOURCE_WIDTH,
         )
         parts = _parts(read_rows(split.csv), rounds)
-        one_by_one = _OneByOne(folder / "export", settings)
-        generator = PanoramaGenerator.from_checkpoint(folder / "export", backend)
+        one_by_one = _OneByOne(export, settings)
+        generator = PanoramaGenerator.from_checkpoint(export, backend)
         name_of_backend = generator.name
         try:
             warm_up, *measured = parts
@@ -159,13 +163,12 @@ class _OneByOne:
         return text
 
 
-def _export(config: CORAConfig, path: Path, folder: Path) -> GenerationSettings:
-    """Write a model of the configuration's sizes to ``folder/export`` and return its generation settings."""
-    from cora.training.build import build_model
-
-    model, processor = build_model(prepare(path, folder, samples=8, rounds=1))
-    model.export(folder / "export", processor)
-    return GenerationSettings(max_new_tokens=config.generation.max_new_tokens)
+def _export(config: CORAConfig, path: Path, folder: Path) -> tuple[Path, GenerationSettings]:
+    """Train a model of the configuration's sizes for a moment; return its export and its generation settings."""
+    settings = prepare(path, folder, samples=TRAIN_PANORAMAS, rounds=1, language_steps=LANGUAGE_STEPS)
+    training = settings.training.model_copy(update={"stages": ["finetune"]})
+    trainer = CORATrainer(settings.model_copy(update={"training": training}), experiment="bench", show_progress=False)
+    return trainer.train().export_dir, GenerationSettings(max_new_tokens=config.generation.max_new_tokens)
 
 
 def _parts(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]]:

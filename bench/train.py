@@ -113,7 +113,7 @@ def run(config: Path, *, samples: int = 64, rounds: int = 2) -> list[dict[str, A
     return rows
 
 
-def prepare(path: Path, folder: Path, *, samples: int, rounds: int) -> CORAConfig:
+def prepare(path: Path, folder: Path, *, samples: int, rounds: int, language_steps: int = 1) -> CORAConfig:
     """Make panoramas and towers, and return the configuration that uses them."""
     split = write_split(folder, "train", num_scenes=samples, first_seed=0, workers=1)
     _keep_questions(split.csv)
@@ -127,7 +127,7 @@ def prepare(path: Path, folder: Path, *, samples: int, rounds: int) -> CORAConfi
     make_language_tower(
         folder / "language",
         system_message=config.training.system_msg,
-        options=LanguageTowerOptions(steps=1),
+        options=LanguageTowerOptions(steps=language_steps),
         first_seed=10_000_000,
     )
     processor = PanoramaImageProcessor.from_dict(image_options(config.image_processing))

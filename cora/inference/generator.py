@@ -72,7 +72,7 @@ class PanoramaGenerator:
         backend: str = "auto",
         *,
         device: str = "auto",
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> PanoramaGenerator:
         """Return a generator for an export directory.
 
@@ -80,7 +80,7 @@ class PanoramaGenerator:
             directory: What `PanoramaVLM.export` wrote.
             backend: ``vllm``, ``transformers``, or ``auto``: vLLM where it can be used, else Transformers.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<number>``.
-            batch_size: Prompts that Transformers generates together; vLLM batches by itself.
+            batch_size: Prompts that Transformers generates together, by default what fits; vLLM batches by itself.
 
         Raises:
             CheckpointError: It is no export, lacks a part, or its model and processor disagree.
@@ -90,7 +90,7 @@ class PanoramaGenerator:
             raise ConfigError(
                 f"unknown back end '{backend}'{did_you_mean(backend, BACKENDS)}; known: {', '.join(BACKENDS)}"
             )
-        if batch_size < 1:
+        if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         export = open_export(directory)
         config, processor = _load_parts(export)
@@ -162,7 +162,7 @@ def _open_backend(
     processor: PanoramaProcessor,
     *,
     device: str,
-    batch_size: int,
+    batch_size: int | None,
 ) -> Backend:
     from cora.inference.transformers_backend import TransformersBackend
     from cora.inference.vllm_backend import VLLMBackend, why_unavailable

@@ -5,10 +5,13 @@ A back end that can do so has a method `stream`; all others are asked chunk by c
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
     from cora.processors.loading import PanoramaSource
 
-__all__ = ["ImageRun", "Indexed", "StreamingBackend", "ahead", "generate_all", "image_runs", "stream_answers"]
+__all__ = ["ImageRun", "Indexed", "StreamingBackend", "generate_all", "image_runs", "prepared", "stream_answers"]
 
 Indexed = tuple[int, GenerationResult]
 _Item = TypeVar("_Item")
@@ -28,6 +31,9 @@ _Made = TypeVar("_Made")
 # A panorama with more questions than this many chunks is given in pieces, so that a crash costs one of them.
 _CHUNKS_PER_PANORAMA = 4
 _MOST_QUESTIONS = 64
+# Panoramas that are prepared together, and the threads that do it.
+_AT_ONCE = 8
+_MOST_THREADS = 4
 
 
 @runtime_checkable
@@ -110,25 +116,41 @@ def image_runs(requests: Iterable[GenerationRequest]) -> Iterator[ImageRun]:
         yield run
 
 
-def ahead(
-    executor: Executor, function: Callable[[_Item], _Made], items: Iterable[_Item], *, depth: int
-) -> Iterator[tuple[_Item, _Made]]:
-    """Yield items with what a function makes of them, made on other threads for up to `depth` items to come.
+@contextmanager
+def prepared(
+    function: Callable[[_Item], _Made], items: Iterable[_Item], *, is_beside: bool
+) -> Iterator[Iterator[tuple[_Item, _Made]]]:
+    """Yield an iterator over items with what a function makes of them on other threads.
 
     Args:
-        executor: Where the function runs.
         function: What it raises is raised when its item is due.
         items: Taken on the caller's thread.
-        depth: Number of items, at least 1.
+        is_beside: Whether items to come are worked on while the caller uses one. A caller whose own work takes every
+            core is better off waiting for a few at a time: side by side the two get in each other's way.
     """
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), _MOST_THREADS), "panoramas") as executor:
+        yield (_ahead if is_beside else _in_waves)(executor, function, items)
+
+
+def _ahead(
+    executor: Executor, function: Callable[[_Item], _Made], items: Iterable[_Item]
+) -> Iterator[tuple[_Item, _Made]]:
     waiting: deque[tuple[_Item, Future[_Made]]] = deque()
     for item in items:
         waiting.append((item, executor.submit(function, item)))
-        if len(waiting) > depth:
+        if len(waiting) > _AT_ONCE:
             due, future = waiting.popleft()
             yield due, future.result()
     for due, future in waiting:
         yield due, future.result()
+
+
+def _in_waves(
+    executor: Executor, function: Callable[[_Item], _Made], items: Iterable[_Item]
+) -> Iterator[tuple[_Item, _Made]]:
+    source = iter(items)
+    while wave := list(islice(source, _AT_ONCE)):
+        yield from zip(wave, list(executor.map(function, wave)), strict=True)
 
 
 def _chunks(requests: Iterable[GenerationRequest], size: int) -> Iterator[tuple[int, list[GenerationRequest]]]:

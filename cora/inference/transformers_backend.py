@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from cora.inference.protocol import (
     failed,
 )
 from cora.inference.recent import RecentPanoramas
-from cora.inference.streams import ImageRun, Indexed, ahead, generate_all, image_runs
+from cora.inference.streams import ImageRun, Indexed, generate_all, image_runs, prepared
 
 if TYPE_CHECKING:
     from cora.model.vlm import PanoramaVLM
@@ -38,16 +37,20 @@ logger = logging.getLogger(__name__)
 
 # (position of the request, its prompt, the panorama's tokens float[T, D])
 _Ready = tuple[int, Prompt, Tensor]
-_PANORAMAS_AHEAD = 2
+_MOST_PROMPTS = 32
+_CACHE_BYTES = 2 * 2**30
+# Question and answer, roughly.
+_TEXT_TOKENS = 256
 _KNOWN_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """One of: a panorama's tokens float[T, D], its views float[1, V, 3, h, w], why it has neither."""
+    """One of: a panorama's tokens float[T, D], its views float[V, 3, h, w], its pixels uint8[H, W, 3], its fault."""
 
     vision_tokens: Tensor | None = None
     views: Tensor | None = None
+    panorama: Tensor | None = None
     error: CoraError | None = None
 
 
@@ -83,13 +86,14 @@ class TransformersBackend:
     Args:
         model: The model, in evaluation mode, on the device to use.
         processor: Its processor.
-        batch_size: Prompts that are generated together.
+        batch_size: Prompts that are generated together; None is as many as 2 GiB of keys and values hold, at most 32.
     """
 
-    def __init__(self, model: PanoramaVLM, processor: PanoramaProcessor, *, batch_size: int = 8) -> None:
+    def __init__(self, model: PanoramaVLM, processor: PanoramaProcessor, *, batch_size: int | None = None) -> None:
         self.model = model.train(False)
         self.processor = processor
-        self.batch_size = batch_size
+        self.batch_size = batch_size or _fitting_batch(model, processor)
+        self._is_on_cpu = model.device.type == "cpu"
         self._known: RecentPanoramas[Tensor] = RecentPanoramas(_KNOWN_BYTES, lambda tokens: tokens.nbytes)
         self.end_ids = end_token_ids(model.generation_config, processor.tokenizer)
         self.context: int | None = getattr(model.config.text_config, "max_position_embeddings", None)
@@ -100,7 +104,7 @@ class TransformersBackend:
 
     @classmethod
     def load(
-        cls, directory: Path, processor: PanoramaProcessor, *, device: str = "auto", batch_size: int = 8
+        cls, directory: Path, processor: PanoramaProcessor, *, device: str = "auto", batch_size: int | None = None
     ) -> TransformersBackend:
         """Return a back end for an export: float32 on a CPU, bfloat16 on CUDA."""
         from cora.model.vlm import PanoramaVLM
@@ -130,11 +134,11 @@ class TransformersBackend:
     def stream(self, requests: Iterable[GenerationRequest], settings: GenerationSettings) -> Iterator[list[Indexed]]:
         """Yield (position of the request, result) batch by batch; batches are full, whatever panoramas they are about.
 
-        While a batch is generated, the next panoramas are decoded and cut.
+        On a GPU the next panoramas are decoded and cut while a batch is generated; a CPU does one after the other.
         """
         batch: list[_Ready] = []
-        with ThreadPoolExecutor(1, "cut-views") as executor:
-            for run, look in ahead(executor, self._look, image_runs(requests), depth=_PANORAMAS_AHEAD):
+        with prepared(self._look, image_runs(requests), is_beside=not self._is_on_cpu) as looks:
+            for run, look in looks:
                 prompts, failures = encode_requests(
                     self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
                 )
@@ -171,11 +175,14 @@ class TransformersBackend:
         return [(position, answer) for (position, _, _), answer in zip(batch, decoded, strict=True)]
 
     def _look(self, run: ImageRun) -> _Look:
-        """Return what is known of a panorama, cut into views unless its tokens are known."""
+        """Return what is known of a panorama: its tokens, or what they are made of."""
         if (known := self._known.find(run.image)) is not None:
             return _Look(vision_tokens=known)
+        image_processor = self.processor.image_processor
         try:
-            return _Look(views=self.processor.image_processor(run.image, return_tensors="pt")["pixel_values"])
+            panorama = image_processor.load(run.image)
+            # A second team of OpenMP threads would slow down every operation of the model's.
+            return _Look(panorama=panorama) if self._is_on_cpu else _Look(views=image_processor.crop(panorama))
         except CoraError as error:
             return _Look(error=error)
 
@@ -186,8 +193,11 @@ class TransformersBackend:
             # A panorama with very many questions may have been encoded since.
             vision_tokens = self._known.find(image)
         if vision_tokens is None:
-            assert look.views is not None
-            vision_tokens = self.model.embed_panoramas(look.views.to(self.model.device))[0]
+            views = look.views
+            if views is None:
+                assert look.panorama is not None
+                views = self.processor.image_processor.crop(look.panorama)
+            vision_tokens = self.model.embed_panoramas(views[None].to(self.model.device))[0]
             self._known.keep(image, vision_tokens)
         return vision_tokens
 
@@ -224,6 +234,16 @@ class TransformersBackend:
             )
         for row in sequences[:, length:].tolist():
             yield tuple(row)
+
+
+def _fitting_batch(model: PanoramaVLM, processor: PanoramaProcessor) -> int:
+    """Return how many prompts to generate together: larger batches are faster until memory runs out."""
+    text = model.config.text_config
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    token_bytes: int = 2 * text.num_hidden_layers * heads * width * model.dtype.itemsize
+    prompt_bytes = token_bytes * (processor.num_vision_tokens + _TEXT_TOKENS)
+    return max(1, min(_MOST_PROMPTS, _CACHE_BYTES // prompt_bytes))
 
 
 def _generation_config(settings: GenerationSettings, max_new_tokens: int) -> GenerationConfig:

