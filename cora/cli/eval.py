@@ -1,7 +1,7 @@
 """``cora-eval``: answers a test table with an export and scores the answers, or scores a predictions file.
 
 Exit codes beside those of every command: 3 when questions were left without an answer, 4 when a metric could not be
-computed; 3 wins. The files are complete in both cases.
+computed; 3 wins. The files are complete in both cases. Killed or interrupted, the same command goes on where it was.
 """
 
 from __future__ import annotations
