@@ -119,7 +119,7 @@ def evaluate(
     """
     settings = settings or GenerationSettings()
     output_dir = Path(output_dir)
-    questions = merge_rows(rows)
+    questions = _questions(rows)
     with Journal(output_dir) as journal:
         answers = _predict(generator, rows, questions, settings, journal, chunk_size=chunk_size, progress=progress)
         scores = score_answers(questions, answers.texts, evaluator=evaluator, captions=captions, seed=settings.seed)
@@ -146,7 +146,7 @@ def predict(
 ) -> PredictionResult:
     """Answer a test table as `evaluate` does, and leave the scores to `score_file`."""
     output_dir = Path(output_dir)
-    questions = merge_rows(rows)
+    questions = _questions(rows)
     with Journal(output_dir) as journal:
         answers = _predict(
             generator,
@@ -215,6 +215,12 @@ def write_scores(output_dir: Path, scores: Scores, *, rows: int, origin: Mapping
     write_file(output_dir / "metrics.csv", table_text(("experiment", *METRICS, "rows", "unanswered"), [cells + counts]))
 
 
+def _questions(rows: Sequence[Row]) -> list[Row]:
+    if not rows:
+        raise DataError("there is no row to evaluate")
+    return merge_rows(rows)
+
+
 def _predict(
     generator: Generator,
     rows: Sequence[Row],
@@ -226,8 +232,6 @@ def _predict(
     progress: bool,
 ) -> Answers:
     """Return the answers to the questions of some rows, which are then in ``predictions.csv``."""
-    if not questions:
-        raise DataError("there is no row to evaluate")
     with show_progress("answering", len(questions), visible=progress) as shown:
         answers = Asking(generator, settings, journal, questions).run(shown, chunk_size=chunk_size)
     if answers.num_reused:

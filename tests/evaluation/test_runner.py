@@ -167,6 +167,7 @@ def test_all_rows_failed(tmp_path: Path) -> None:
 def test_no_rows() -> None:
     with pytest.raises(DataError, match="no row to evaluate"):
         evaluate(FakeGenerator(), [], output_dir="unused")
+    assert not Path("unused").exists()
 
 
 def test_an_interrupted_run_keeps_its_answers(tmp_path: Path) -> None:
