@@ -15,7 +15,15 @@ from typing import Any
 
 from cora.data.table import Row
 
-__all__ = ["CLOSED_TYPES", "TypeAccuracy", "accepted_answers", "exact_match", "most_frequent_answers", "normalize"]
+__all__ = [
+    "CLOSED_TYPES",
+    "TypeAccuracy",
+    "accepted_answers",
+    "exact_match",
+    "is_right",
+    "most_frequent_answers",
+    "normalize",
+]
 
 # Types whose references are their answers where a table has no `answer` column.
 CLOSED_TYPES = frozenset(
@@ -52,6 +60,12 @@ def accepted_answers(row: Row) -> frozenset[str] | None:
     if kind in CLOSED_TYPES or row.choices is not None:
         return frozenset(normalize(reference) for reference in row.references)
     return None
+
+
+def is_right(row: Row, prediction: str | None) -> bool | None:
+    """Return whether an answer is right; None where the question is open or has no answer."""
+    accepted = accepted_answers(row)
+    return None if accepted is None or prediction is None else normalize(prediction) in accepted
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,12 @@ from cora.evaluation.journal import Journal, JournalEntry, answer_key, image_dig
 from cora.evaluation.metrics import CORAEvaluator
 from cora.evaluation.predictions import read_predictions, write_predictions
 from cora.evaluation.progress import progress_bar
+from cora.evaluation.samples import write_samples
 from cora.evaluation.scoring import METRICS, Scores, score_answers
 from cora.files import write_file, write_json
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
 from cora.provenance import file_digest, provenance
+from cora.types import ViewSpec
 
 __all__ = ["EvaluationResult", "Failure", "evaluate", "score_file", "write_scores"]
 
@@ -43,7 +45,8 @@ class EvaluationResult:
     Attributes:
         scores: Metrics, accuracies by type, counts.
         failures: Questions without an answer, in the order of the table.
-        output_dir: Holds predictions.csv, predictions.jsonl (after a run), metrics.json and metrics.csv.
+        output_dir: Holds predictions.csv and predictions.jsonl (after a run), samples.jsonl, metrics.json and
+            metrics.csv.
         num_reused: Answers that an earlier run had given already.
     """
 
@@ -108,8 +111,10 @@ def evaluate(
             "processor_sha256": generator.processor_digest,
             "generation": asdict(settings),
             "reused_answers": num_reused,
+            **_views(generator),
             **_table_origin("test_csv", test_csv),
         }
+        write_samples(output_dir, questions, texts, scores, [answer.error for answer in answers])
         write_scores(output_dir, scores, rows=len(rows), origin=origin)
     failures = tuple(
         Failure(row, answer.error or "") for row, answer in zip(questions, answers, strict=True) if answer.text is None
@@ -118,7 +123,7 @@ def evaluate(
 
 
 def score_file(path: str | Path, output_dir: str | Path, *, evaluator: CORAEvaluator | None = None) -> EvaluationResult:
-    """Score an existing predictions file without a model and write metrics.json and metrics.csv to `output_dir`.
+    """Score an existing predictions file without a model and write its scores to `output_dir`.
 
     Raises:
         DataError: The file is no predictions file, or the scores cannot be written.
@@ -130,11 +135,11 @@ def score_file(path: str | Path, output_dir: str | Path, *, evaluator: CORAEvalu
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{output_dir} cannot be made: {error.strerror or error}") from error
+    errors = [None if answer is not None else "the prediction is empty" for answer in predictions.answers]
+    write_samples(output_dir, predictions.rows, predictions.answers, scores, errors)
     write_scores(output_dir, scores, rows=len(predictions.rows), origin=_table_origin("predictions", path))
     failures = tuple(
-        Failure(row, "the prediction is empty")
-        for row, answer in zip(predictions.rows, predictions.answers, strict=True)
-        if answer is None
+        Failure(row, error) for row, error in zip(predictions.rows, errors, strict=True) if error is not None
     )
     return EvaluationResult(scores, failures, output_dir)
 
@@ -235,6 +240,12 @@ def _chunks(questions: Sequence[Row], indices: Sequence[int], chunk_size: int) -
                 chunk = []
     if chunk:
         yield chunk
+
+
+def _views(generator: Generator) -> dict[str, Any]:
+    """Return what a generator that cuts views looks at, for the report."""
+    views: Sequence[ViewSpec] = getattr(generator, "views", ())
+    return {"views": [view.to_dict() for view in views]} if views else {}
 
 
 def _table_origin(role: str, path: str | Path | None) -> dict[str, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from cora.data.table import Row
-from cora.evaluation.closed import TypeAccuracy, exact_match
+from cora.evaluation.closed import TypeAccuracy, exact_match, is_right
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
 from cora.evaluation.values import MetricValue
 
 __all__ = ["METRICS", "Scores", "score_answers"]
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 METRICS = (*CAPTION_METRICS, "exact_match")
 
@@ -25,12 +28,16 @@ class Scores:
         by_type: Exact match by type of closed question.
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics.
+        per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
+        bleu_counts: One line per row, see `cora.evaluation.bleu`; empty where BLEU was not computed.
     """
 
     metrics: dict[str, MetricValue]
     by_type: dict[str, TypeAccuracy]
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
+    per_sample: dict[str, list[float | None]] = field(default_factory=dict)
+    bleu_counts: list[list[int]] = field(default_factory=list)
 
     @property
     def accuracy(self) -> float | None:
@@ -66,15 +73,22 @@ def score_answers(
     answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer is not None]
     metrics: dict[str, MetricValue] = {}
     provenance: dict[str, Any] = {}
+    per_sample: dict[str, list[float | None]] = {}
+    bleu_counts: list[list[int]] = []
     if captions:
         scores = (evaluator or CORAEvaluator()).score(
             [answer for _, answer in answered], [row.references for row, _ in answered]
         )
         metrics, provenance = scores.corpus, scores.provenance
+        per_sample = {name: _spread(values, answers, None) for name, values in scores.per_sample.items()}
+        if scores.bleu_counts:
+            bleu_counts = _spread(scores.bleu_counts, answers, [])
     else:
         metrics = dict.fromkeys(
             CAPTION_METRICS, MetricValue(None, "not_applicable", "caption metrics were not asked for")
         )
+    right = [is_right(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    per_sample["exact_match"] = [None if each is None else float(each) for each in right]
     by_type = exact_match(rows, answers)
     counts = {
         "questions": len(rows),
@@ -83,7 +97,13 @@ def score_answers(
         "empty": sum(not answer.strip() for _, answer in answered),
         "closed": sum(found.answered + found.unanswered for found in by_type.values()),
     }
-    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance)
+    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance, per_sample, bleu_counts)
+
+
+def _spread(values: Sequence[_T], answers: Sequence[str | None], without: _U) -> list[_T | _U]:
+    """Return the values of the answered rows, and `without` for the others."""
+    left = iter(values)
+    return [without if answer is None else next(left) for answer in answers]
 
 
 def _overall(by_type: dict[str, TypeAccuracy]) -> MetricValue:

@@ -90,6 +90,7 @@ def test_answers_scores_and_says_where_the_files_are(fake: FakeGenerator) -> Non
         "predictions.jsonl",
         "predictions.lock",
         "predictions.csv",
+        "samples.jsonl",
         "metrics.json",
         "metrics.csv",
     }
