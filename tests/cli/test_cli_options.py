@@ -57,6 +57,7 @@ OPTIONS = {
         "--tower-steps",
         "--train-scenes",
     },
+    "report": {"--debug", "--help", "--json", "--max-pictures", "--out", "--viewer-width"},
     "train": {"--config", "--debug", "--help", "--json", "--resume", "--set", "--stage", "--strict"},
 }
 MOST_OPTIONS = 8

@@ -1,0 +1,113 @@
+"""The numbers of a page, from ``metrics.json`` and the samples: metrics with intervals, and scores by group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cora.evaluation.samples import Sample
+
+__all__ = ["LABELS", "Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown_metrics"]
+
+LABELS = {
+    "exact_match": "Exact match",
+    "bleu_1": "BLEU-1",
+    "bleu_2": "BLEU-2",
+    "bleu_3": "BLEU-3",
+    "bleu_4": "BLEU-4",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr-D",
+    "spice": "SPICE",
+}
+# Of each sample these are shown; BLEU-1 to 3 say little beside BLEU-4.
+_NOT_SHOWN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
+_BY = "_by_"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric of the run; `low` and `high` are its interval where the results have one."""
+
+    name: str
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+    remark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Exact match over some closed questions, such as those of a type or a subset."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    correct: int
+    answered: int
+    unanswered: int
+
+
+def metrics_of(document: Mapping[str, Any]) -> list[Metric]:
+    """Return the metrics of ``metrics.json``: exact match first, then in its order."""
+    found = []
+    for name, entry in document["metrics"].items():
+        low, high = _interval(entry)
+        remark = "; ".join(text for key in ("why", "how") if (text := entry.get(key)))
+        found.append(Metric(name, LABELS.get(name, name), entry.get("value"), low, high, remark))
+    return sorted(found, key=lambda metric: metric.name != "exact_match")
+
+
+def groups_of(document: Mapping[str, Any]) -> dict[str, list[Group]]:
+    """Return what ``metrics.json`` breaks down, by the title of the breakdown: ``exact_match_by_type`` and its like."""
+    found: dict[str, list[Group]] = {}
+    for key, entries in document.items():
+        if _BY not in key or not isinstance(entries, Mapping):
+            continue
+        name, _, by = key.rpartition(_BY)
+        title = f"{LABELS.get(name, name)} by {by.replace('_', ' ')}"
+        found[title] = [_group(each, entry) for each, entry in entries.items() if isinstance(entry, Mapping)]
+    return {title: groups for title, groups in found.items() if groups}
+
+
+def shown_metrics(samples: Sequence[Sample]) -> list[str]:
+    """Return the metrics that samples have scores in, in the order of `LABELS`; unknown ones last."""
+    present = {name for sample in samples for name in sample.scores} - _NOT_SHOWN
+    order = list(LABELS)
+    return sorted(present, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def means_by_type(samples: Sequence[Sample], metrics: Sequence[str]) -> list[tuple[str, int, int, list[float | None]]]:
+    """Return (type, questions, answered, mean of each metric over its samples) in order of first appearance.
+
+    Means of samples compare types; BLEU of a corpus is not such a mean.
+    """
+    by_type: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_type.setdefault(sample.type or "untyped", []).append(sample)
+    lines = []
+    for name, group in by_type.items():
+        means: list[float | None] = []
+        for metric in metrics:
+            values = [sample.scores[metric] for sample in group if metric in sample.scores]
+            means.append(sum(values) / len(values) if values else None)
+        lines.append((name, len(group), sum(sample.prediction is not None for sample in group), means))
+    return lines
+
+
+def _group(name: str, entry: Mapping[str, Any]) -> Group:
+    low, high = _interval(entry)
+    value = entry.get("accuracy", entry.get("value"))
+    counts = [int(entry.get(key, 0)) for key in ("correct", "answered", "unanswered")]
+    return Group(name, value, low, high, *counts)
+
+
+def _interval(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """Return the ends of ``interval`` ([low, high]), or None twice where an entry has none."""
+    interval = entry.get("interval")
+    if isinstance(interval, Mapping):
+        interval = [interval.get("low"), interval.get("high")]
+    return (None, None) if not interval else (interval[0], interval[1])
