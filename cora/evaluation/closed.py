@@ -63,7 +63,7 @@ def accepted_answers(row: Row) -> frozenset[str] | None:
 
 
 def is_right(row: Row, prediction: str | None) -> bool | None:
-    """Return whether an answer is right; None where the question is open or has no answer."""
+    """Return whether an answer is right, or None where the question is open or has no answer."""
     accepted = accepted_answers(row)
     return None if accepted is None or prediction is None else normalize(prediction) in accepted
 

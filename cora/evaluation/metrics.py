@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cora.errors import BackendUnavailable
-from cora.evaluation.bleu import MAX_ORDER, bleu, bleu_counts
 from cora.evaluation.java import HOW_TO_GET_JAVA, JavaFailure, JavaRuntime, find_java
 from cora.evaluation.tokenizer import PTB_NAME, jar_digest, tokenize
 from cora.evaluation.values import MetricValue
 
-__all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores"]
+__all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores", "bleu_from_sums"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +38,7 @@ _NOT_RELEASED = {
 
 # Sample -> its tokenised captions; the key is the position of the sample, never the image, which has many questions.
 _Captions = dict[int, list[str]]
-# The last argument takes BLEU's counts.
-_Scorer = Callable[[_Captions, _Captions, list[list[int]]], dict[str, tuple[float, list[float]]]]
+_Scorer = Callable[[_Captions, _Captions], dict[str, tuple[float, list[float]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,30 @@ class CaptionScores:
         corpus: Every name of `CAPTION_METRICS` with its value. BLEU comes from summed statistics, the others are means.
         per_sample: Metric -> one score per sample, for the metrics that have a value.
         provenance: Tokeniser and Java behind the numbers, as plain values.
-        bleu_counts: What each sample adds to the corpus' BLEU, see `cora.evaluation.bleu`; empty without BLEU.
+        bleu_sums: What BLEU is computed from, float[N, 10] by sample; see `bleu_from_sums`.
     """
 
     corpus: dict[str, MetricValue]
     per_sample: dict[str, list[float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
-    bleu_counts: list[list[int]] = field(default_factory=list)
+    bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
+
+
+def bleu_from_sums(sums: Any, n: int) -> Any:
+    """Return BLEU-n float[R] of corpora with summed statistics float[R, 10].
+
+    Args:
+        sums: Matching 1- to 4-grams, 1- to 4-grams of the answers, tokens of the answers, and of the references that
+            are closest in length.
+        n: Longest n-grams, from 1 to 4.
+    """
+    import numpy as np
+
+    # The constants of pycocoevalcap, for values equal to its own.
+    precisions = (sums[:, :n] + 1e-15) / (sums[:, 4 : 4 + n] + 1e-9)
+    ratio = (sums[:, 8] + 1e-15) / (sums[:, 9] + 1e-9)
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
+    return np.prod(precisions, axis=1) ** (1 / n) * penalty
 
 
 class CORAEvaluator:
@@ -117,10 +132,9 @@ class CORAEvaluator:
 def _score_tokenized(gold: _Captions, hypotheses: _Captions, provenance: dict[str, Any]) -> CaptionScores:
     corpus: dict[str, MetricValue] = dict(_NOT_RELEASED)
     per_sample: dict[str, list[float]] = {}
-    counts: list[list[int]] = []
     for names, scorer in _SCORERS.items():
         try:
-            scores = scorer(gold, hypotheses, counts)
+            scores = scorer(gold, hypotheses)
         except Exception as error:  # whatever one library trips over must not cost the other metrics
             logger.warning("%s failed: %s", ", ".join(names), error, exc_info=True)
             why = f"{type(error).__name__}: {error}"
@@ -129,7 +143,8 @@ def _score_tokenized(gold: _Captions, hypotheses: _Captions, provenance: dict[st
         for name, (value, values) in scores.items():
             corpus[name] = MetricValue(float(value), "ok", _caveat(name, gold))
             per_sample[name] = [float(sample) for sample in values]
-    return CaptionScores({name: corpus[name] for name in CAPTION_METRICS}, per_sample, provenance, counts)
+    bleu_sums = _bleu_sums(gold, hypotheses) if "bleu_4" in per_sample else []
+    return CaptionScores({name: corpus[name] for name in CAPTION_METRICS}, per_sample, provenance, bleu_sums)
 
 
 def _caveat(name: str, gold: Mapping[int, Sequence[str]]) -> str:
@@ -138,21 +153,29 @@ def _caveat(name: str, gold: Mapping[int, Sequence[str]]) -> str:
     return ""
 
 
-def _bleu(gold: _Captions, hypotheses: _Captions, counts: list[list[int]]) -> dict[str, tuple[float, list[float]]]:
-    found = bleu_counts(gold, hypotheses)
-    corpus, samples = bleu(found.sum(axis=0)), bleu(found)
-    counts.extend(found.tolist())
-    return {f"bleu_{n}": (corpus[n - 1], list(samples[:, n - 1])) for n in range(1, MAX_ORDER + 1)}
+def _bleu(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
+    from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped]  # has no types
+
+    corpus, samples = Bleu(4).compute_score(gold, hypotheses, verbose=0)
+    return {f"bleu_{n}": (corpus[n - 1], list(samples[n - 1])) for n in (1, 2, 3, 4)}
 
 
-def _rouge_l(gold: _Captions, hypotheses: _Captions, _: list[list[int]]) -> dict[str, tuple[float, list[float]]]:
+def _bleu_sums(gold: _Captions, hypotheses: _Captions) -> list[tuple[float, ...]]:
+    """Return the statistics behind BLEU by sample, see `bleu_from_sums`."""
+    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test  # type: ignore[import-untyped]  # has no types
+
+    found = (cook_test(hypotheses[key][0], cook_refs(texts), eff="closest") for key, texts in gold.items())
+    return [(*each["correct"], *each["guess"], each["testlen"], each["reflen"]) for each in found]
+
+
+def _rouge_l(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
     from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Rouge().compute_score(gold, hypotheses)
     return {"rouge_l": (corpus, list(samples))}
 
 
-def _cider(gold: _Captions, hypotheses: _Captions, _: list[list[int]]) -> dict[str, tuple[float, list[float]]]:
+def _cider(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
     from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Cider().compute_score(gold, hypotheses)

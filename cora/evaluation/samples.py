@@ -35,7 +35,7 @@ class Sample:
         type: Kind of question, or None.
         choices: The answers to choose from, or None.
         scores: Metric -> score of this answer; a metric without one is absent.
-        bleu_counts: See `cora.evaluation.bleu`; empty where BLEU was not computed.
+        bleu_sums: What it adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
     """
 
     sample_id: str
@@ -47,7 +47,7 @@ class Sample:
     type: str | None
     choices: list[str] | None
     scores: dict[str, float]
-    bleu_counts: list[int]
+    bleu_sums: list[float]
 
 
 def write_samples(
@@ -74,7 +74,7 @@ def write_samples(
             type=row.type,
             choices=None if row.choices is None else list(row.choices),
             scores={name: value for name, values in scores.per_sample.items() if (value := values[index]) is not None},
-            bleu_counts=scores.bleu_counts[index] if scores.bleu_counts else [],
+            bleu_sums=list(scores.bleu_sums[index]) if scores.bleu_sums else [],
         )
         # ASCII, for a lone surrogate has no UTF-8.
         lines.append(json.dumps(asdict(sample), ensure_ascii=True, allow_nan=False) + "\n")

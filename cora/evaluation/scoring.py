@@ -29,7 +29,7 @@ class Scores:
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics.
         per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
-        bleu_counts: One line per row, see `cora.evaluation.bleu`; empty where BLEU was not computed.
+        bleu_sums: What each row adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
     """
 
     metrics: dict[str, MetricValue]
@@ -37,7 +37,7 @@ class Scores:
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
     per_sample: dict[str, list[float | None]] = field(default_factory=dict)
-    bleu_counts: list[list[int]] = field(default_factory=list)
+    bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
     def accuracy(self) -> float | None:
@@ -74,15 +74,15 @@ def score_answers(
     metrics: dict[str, MetricValue] = {}
     provenance: dict[str, Any] = {}
     per_sample: dict[str, list[float | None]] = {}
-    bleu_counts: list[list[int]] = []
+    bleu_sums: list[tuple[float, ...]] = []
     if captions:
         scores = (evaluator or CORAEvaluator()).score(
             [answer for _, answer in answered], [row.references for row, _ in answered]
         )
         metrics, provenance = scores.corpus, scores.provenance
         per_sample = {name: _spread(values, answers, None) for name, values in scores.per_sample.items()}
-        if scores.bleu_counts:
-            bleu_counts = _spread(scores.bleu_counts, answers, [])
+        if scores.bleu_sums:
+            bleu_sums = _spread(scores.bleu_sums, answers, ())
     else:
         metrics = dict.fromkeys(
             CAPTION_METRICS, MetricValue(None, "not_applicable", "caption metrics were not asked for")
@@ -97,7 +97,7 @@ def score_answers(
         "empty": sum(not answer.strip() for _, answer in answered),
         "closed": sum(found.answered + found.unanswered for found in by_type.values()),
     }
-    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance, per_sample, bleu_counts)
+    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance, per_sample, bleu_sums)
 
 
 def _spread(values: Sequence[_T], answers: Sequence[str | None], without: _U) -> list[_T | _U]:
