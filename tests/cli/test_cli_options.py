@@ -17,6 +17,7 @@ OPTIONS = {
     "bench scan": {"--debug", "--help", "--json", "--rounds"},
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
     "bench train": {"--config", "--debug", "--help", "--json", "--rounds", "--samples"},
+    "collect": {"--baseline", "--debug", "--help", "--json", "--metric", "--out", "--resamples", "--seed"},
     "crop": {
         "--debug",
         "--fov",

@@ -19,9 +19,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cora.errors import ConfigError, DataError
+from cora.evaluation.labels import LABELS
 from cora.evaluation.report.charts import bars, histogram
 from cora.evaluation.report.pictures import embed_pictures
-from cora.evaluation.report.scores import LABELS, groups_of, means_by_type, metrics_of, shown_metrics
+from cora.evaluation.report.scores import groups_of, means_by_type, metrics_of, shown_metrics
 from cora.evaluation.samples import Sample, read_samples
 from cora.files import write_file
 

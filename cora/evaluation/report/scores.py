@@ -6,21 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cora.evaluation.labels import LABELS
 from cora.evaluation.samples import Sample
 
-__all__ = ["LABELS", "Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown_metrics"]
+__all__ = ["Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown_metrics"]
 
-LABELS = {
-    "exact_match": "Exact match",
-    "bleu_1": "BLEU-1",
-    "bleu_2": "BLEU-2",
-    "bleu_3": "BLEU-3",
-    "bleu_4": "BLEU-4",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "cider": "CIDEr-D",
-    "spice": "SPICE",
-}
 # Of each sample these are shown; BLEU-1 to 3 say little beside BLEU-4.
 _NOT_SHOWN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
 _BY = "_by_"
