@@ -144,8 +144,12 @@ def test_intervals_and_further_breakdowns_are_shown_where_the_results_have_them(
     document = json.loads(path.read_text())
     document["metrics"]["rouge_l"]["interval"] = [0.125, 0.625]
     document["exact_match_by_subset"] = {"seam": {"accuracy": 0.25, "interval": [0.125, 0.5], "answered": 4}}
+    measures = {"extraction_failure_rate": 0.125, "read_by": {"exact": 3}, "mean_error": None}
+    document["protocols"] = {"numeric": {"accuracy": 0.5, "correct": 2, "answered": 4, **measures}}
     path.write_text(json.dumps(document))
     text = write_report(run).read_text()
+    assert "Accuracy by protocol" in text
+    assert "extraction failure rate 0.125; read by exact 3; mean error –" in text
     assert "0.1250 – 0.6250" in text
     assert "Exact match by subset" in text
     assert "12.5 – 50.0 %" in text

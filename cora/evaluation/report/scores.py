@@ -14,6 +14,7 @@ __all__ = ["Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown
 # Of each sample these are shown; BLEU-1 to 3 say little beside BLEU-4.
 _NOT_SHOWN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
 _BY = "_by_"
+_OF_A_GROUP = frozenset({"accuracy", "value", "interval", "correct", "answered", "unanswered"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Exact match over some closed questions, such as those of a type or a subset."""
+    """Accuracy over some closed questions, such as those of a type; `remark` is what else is known about them."""
 
     name: str
     value: float | None
@@ -39,6 +40,7 @@ class Group:
     correct: int
     answered: int
     unanswered: int
+    remark: str
 
 
 def metrics_of(document: Mapping[str, Any]) -> list[Metric]:
@@ -52,13 +54,13 @@ def metrics_of(document: Mapping[str, Any]) -> list[Metric]:
 
 
 def groups_of(document: Mapping[str, Any]) -> dict[str, list[Group]]:
-    """Return what ``metrics.json`` breaks down, by the title of the breakdown: ``exact_match_by_type`` and its like."""
+    """Return what ``metrics.json`` breaks down, by title: ``exact_match_by_type`` and its like, and ``protocols``."""
     found: dict[str, list[Group]] = {}
     for key, entries in document.items():
-        if _BY not in key or not isinstance(entries, Mapping):
+        name, _, by = ("accuracy", "", "protocol") if key == "protocols" else key.rpartition(_BY)
+        if not name or not isinstance(entries, Mapping):
             continue
-        name, _, by = key.rpartition(_BY)
-        title = f"{LABELS.get(name, name)} by {by.replace('_', ' ')}"
+        title = f"{LABELS.get(name, name.capitalize())} by {by.replace('_', ' ')}"
         found[title] = [_group(each, entry) for each, entry in entries.items() if isinstance(entry, Mapping)]
     return {title: groups for title, groups in found.items() if groups}
 
@@ -91,8 +93,17 @@ def means_by_type(samples: Sequence[Sample], metrics: Sequence[str]) -> list[tup
 def _group(name: str, entry: Mapping[str, Any]) -> Group:
     low, high = _interval(entry)
     value = entry.get("accuracy", entry.get("value"))
-    counts = [int(entry.get(key, 0)) for key in ("correct", "answered", "unanswered")]
-    return Group(name, value, low, high, *counts)
+    correct, answered, unanswered = (int(entry.get(key, 0)) for key in ("correct", "answered", "unanswered"))
+    others = [f"{key.replace('_', ' ')} {_text(entry[key])}" for key in entry if key not in _OF_A_GROUP]
+    return Group(name, value, low, high, correct, answered, unanswered, "; ".join(others))
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items()) or "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _interval(entry: Mapping[str, Any]) -> tuple[float | None, float | None]:
