@@ -53,7 +53,8 @@ def make_run(folder: Path, *, num_panoramas: int = 3) -> Path:
     names = [f"{number}.jpg" for number in range(num_panoramas - 1)] + ["failing.jpg"]
     lines = [("url", "query", "annotation", "type", "answer")]
     for number, name in enumerate(names):
-        coordinates(512, 1024).save(folder / name, quality=95)
+        # The comment makes the files differ: questions about equal ones may be asked once.
+        coordinates(512, 1024).save(folder / name, quality=95, comment=name)
         lines += [
             (name, "What is ahead?", "a red ball" if number else "a blue cube stands there", "what", ""),
             (name, "What colour?", "", "colour", "blue" if number else "red"),
