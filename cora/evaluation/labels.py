@@ -7,6 +7,7 @@ __all__ = ["LABELS"]
 # In the order they are shown in.
 LABELS = {
     "exact_match": "Exact match",
+    "protocol": "Right by protocol",
     "bleu_1": "BLEU-1",
     "bleu_2": "BLEU-2",
     "bleu_3": "BLEU-3",

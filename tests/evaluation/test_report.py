@@ -146,8 +146,25 @@ def test_intervals_and_further_breakdowns_are_shown_where_the_results_have_them(
     document["exact_match_by_subset"] = {"seam": {"accuracy": 0.25, "interval": [0.125, 0.5], "answered": 4}}
     measures = {"extraction_failure_rate": 0.125, "read_by": {"exact": 3}, "mean_error": None}
     document["protocols"] = {"numeric": {"accuracy": 0.5, "correct": 2, "answered": 4, **measures}}
+    document["regions"] = {"seam": {"accuracy": 0.75, "items": 8, "correct": 6}}
+    document["yaw_consistency"] = {
+        "items": 4,
+        "left_out": {"open question": 2},
+        "accuracy_by_shift": {"0": 0.75, "90": 0.5},
+        "worst_case": 0.25,
+        "agreement": None,
+        "regions": {"pole": {"accuracy": 1.0, "items": 2, "correct": 2}},
+    }
     path.write_text(json.dumps(document))
     text = write_report(run).read_text()
+    groups = groups_of(document)
+    assert [(each.name, each.answered) for each in groups["Accuracy by region of the sphere"]] == [("seam", 8)]
+    turns = groups["Accuracy by turn of the panorama"]
+    assert [(each.name, each.value, each.correct) for each in turns] == [("0°", 0.75, 3), ("90°", 0.5, 2)]
+    assert groups["Accuracy by region of turned panoramas"][0].value == 1
+    turned = [(metric.label, metric.value) for metric in metrics_of(document)][-2:]
+    assert turned == [("Turned: worst case", 0.25), ("Turned: agreement", None)]
+    assert "items 4; left out open question 2" in text
     assert "Accuracy by protocol" in text
     assert "extraction failure rate 0.125; read by exact 3; mean error –" in text
     assert "0.1250 – 0.6250" in text

@@ -14,6 +14,9 @@ __all__ = ["Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown
 # Of each sample these are shown; BLEU-1 to 3 say little beside BLEU-4.
 _NOT_SHOWN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
 _BY = "_by_"
+# Breakdowns of accuracy that have names of their own.
+_ACCURACY_BY = {"protocols": "protocol", "regions": "region of the sphere"}
+_OF_YAW = ("mean_accuracy", "worst_shift_accuracy", "worst_case", "agreement", "all_agree")
 _OF_A_GROUP = frozenset({"accuracy", "value", "interval", "correct", "answered", "unanswered"})
 
 
@@ -50,18 +53,28 @@ def metrics_of(document: Mapping[str, Any]) -> list[Metric]:
         low, high = _interval(entry)
         remark = "; ".join(text for key in ("why", "how") if (text := entry.get(key)))
         found.append(Metric(name, LABELS.get(name, name), entry.get("value"), low, high, remark))
-    return sorted(found, key=lambda metric: metric.name != "exact_match")
+    found.sort(key=lambda metric: metric.name != "exact_match")
+    return found + _yaw_metrics(document.get("yaw_consistency") or {})
 
 
 def groups_of(document: Mapping[str, Any]) -> dict[str, list[Group]]:
-    """Return what ``metrics.json`` breaks down, by title: ``exact_match_by_type`` and its like, and ``protocols``."""
+    """Return what ``metrics.json`` breaks down, by title: by question type, protocol, region, turn, and the like."""
     found: dict[str, list[Group]] = {}
     for key, entries in document.items():
-        name, _, by = ("accuracy", "", "protocol") if key == "protocols" else key.rpartition(_BY)
-        if not name or not isinstance(entries, Mapping):
-            continue
-        title = f"{LABELS.get(name, name.capitalize())} by {by.replace('_', ' ')}"
-        found[title] = [_group(each, entry) for each, entry in entries.items() if isinstance(entry, Mapping)]
+        name, _, by = ("accuracy", "", _ACCURACY_BY[key]) if key in _ACCURACY_BY else key.rpartition(_BY)
+        if name and isinstance(entries, Mapping):
+            title = f"{LABELS.get(name, name.capitalize())} by {by.replace('_', ' ')}"
+            found[title] = [_group(each, entry) for each, entry in entries.items() if isinstance(entry, Mapping)]
+    yaw = document.get("yaw_consistency") or {}
+    answered = int(yaw.get("items", 0))
+    turns = [
+        Group(f"{shift}°", value, None, None, round(value * answered), answered, 0, "")
+        for shift, value in yaw.get("accuracy_by_shift", {}).items()
+    ]
+    found["Accuracy by turn of the panorama"] = turns
+    found["Accuracy by region of turned panoramas"] = [
+        _group(name, entry) for name, entry in yaw.get("regions", {}).items()
+    ]
     return {title: groups for title, groups in found.items() if groups}
 
 
@@ -90,10 +103,20 @@ def means_by_type(samples: Sequence[Sample], metrics: Sequence[str]) -> list[tup
     return lines
 
 
+def _yaw_metrics(yaw: Mapping[str, Any]) -> list[Metric]:
+    """Return how much answers stay the same when the panorama is turned; nothing where it was not asked for."""
+    left_out = {key: yaw[key] for key in ("items", "unanswered", "left_out") if yaw.get(key)}
+    remark = "; ".join(f"{key.replace('_', ' ')} {_text(value)}" for key, value in left_out.items())
+    return [
+        Metric(key, f"Turned: {key.replace('_', ' ')}", yaw[key], None, None, remark) for key in _OF_YAW if key in yaw
+    ]
+
+
 def _group(name: str, entry: Mapping[str, Any]) -> Group:
     low, high = _interval(entry)
     value = entry.get("accuracy", entry.get("value"))
-    correct, answered, unanswered = (int(entry.get(key, 0)) for key in ("correct", "answered", "unanswered"))
+    correct, unanswered = int(entry.get("correct", 0)), int(entry.get("unanswered", 0))
+    answered = int(entry.get("answered", entry.get("items", 0)))
     others = [f"{key.replace('_', ' ')} {_text(entry[key])}" for key in entry if key not in _OF_A_GROUP]
     return Group(name, value, low, high, correct, answered, unanswered, "; ".join(others))
 

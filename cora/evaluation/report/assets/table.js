@@ -2,7 +2,7 @@
 
 function outcomeOf(sample) {
   if (sample.prediction === null) return "unanswered";
-  const right = sample.scores.exact_match;
+  const right = sample.scores.protocol ?? sample.scores.exact_match;
   return right === undefined ? "open" : right === 1 ? "right" : "wrong";
 }
 
