@@ -26,8 +26,7 @@ from cora.cli.report import main
 from cora.errors import ConfigError, DataError
 from cora.evaluation.report import ReportOptions, write_report
 from cora.evaluation.report.scores import groups_of, metrics_of
-from cora.geometry.camera import rays_at, rotation_matrix
-from cora.types import ViewSpec
+from cora.geometry.camera import rotation_matrix
 
 ASSETS = files("cora.evaluation.report") / "assets"
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node on the path")
@@ -85,6 +84,7 @@ def test_texts_of_the_data_are_no_markup(run: Path) -> None:
     page = Page(text)
     assert page.all("img") == []
     assert HOSTILE not in text
+    assert not set("<>&") & set(page.raw[1])
     assert html.escape(HOSTILE) in text.replace("&#34;", "&quot;").replace("&#39;", "&#x27;")
     data = page_data(run / "report.html")
     assert data["samples"][2]["query"] == HOSTILE
@@ -208,18 +208,10 @@ def in_node(script: str, *names: str) -> Any:
 
 @needs_node
 @pytest.mark.parametrize("angles", [(0, 0, 0), (90, 0, 0), (0, 40, 0), (-130, -70, 25), (30, 90, -10)])
-def test_the_viewer_looks_where_the_geometry_says(angles: tuple[float, float, float]) -> None:
+def test_the_viewer_turns_as_the_geometry_does(angles: tuple[float, float, float]) -> None:
     yaw, pitch, roll = (math.radians(angle) for angle in angles)
     matrix = in_node(f"rotation({yaw}, {pitch}, {roll})", "camera.js")
     np.testing.assert_allclose(matrix, rotation_matrix(yaw, pitch, roll).numpy(), atol=1e-12)
-    view = ViewSpec(0, "perspective", *angles[:2], 80.0, 50.0, roll_deg=angles[2])
-    tangents = f"{math.tan(math.radians(40))}, {math.tan(math.radians(25))}"
-    ray = in_node(f"rayAt(rotation({yaw}, {pitch}, {roll}), 0.5, -0.25, {tangents})", "camera.js")
-    x, y = (np.array(value) for value in (75.0, 62.5))
-    import torch
-
-    expected = rays_at(view, torch.as_tensor(x), torch.as_tensor(y), 100, 100)
-    np.testing.assert_allclose(ray, expected.numpy(), atol=1e-12)
 
 
 @needs_node

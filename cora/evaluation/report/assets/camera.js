@@ -11,13 +11,6 @@ function rotation(yaw, pitch, roll = 0) {
   ];
 }
 
-// World ray at a point of the view: across and up from -1 to 1, tangents of half the field of view.
-function rayAt(matrix, across, up, tanX, tanY) {
-  const local = [across * tanX, up * tanY, 1];
-  const length = Math.hypot(...local);
-  return matrix.map((row) => row.reduce((sum, entry, axis) => sum + (entry * local[axis]) / length, 0));
-}
-
 function wrapDegrees(degrees) {
   return ((((degrees + 180) % 360) + 360) % 360) - 180;
 }
