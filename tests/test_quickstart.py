@@ -60,6 +60,7 @@ def test_quickstart_leaves_a_complete_run(first: subprocess.CompletedProcess[str
     assert state["completed_stages"] == ["vision", "resampler", "finetune"]
     metrics = json.loads((run_dir / "evaluation" / "trained" / "metrics.json").read_text())
     assert "vllm" in json.dumps(metrics)
+    assert '"yaw_deg":' in (run_dir / "evaluation" / "trained" / "report.html").read_text()
     answers = (run_dir / "evaluation" / "trained" / "predictions.csv").read_text().splitlines()
     assert len(answers) > 4 * 8
 

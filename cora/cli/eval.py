@@ -66,6 +66,7 @@ def main(
 ) -> None:
     """Answer the questions of a table about its panoramas, and score the answers."""
     from cora.cli.eval_report import as_document, as_table, complaints, exit_code
+    from cora.evaluation.report import write_report
     from cora.evaluation.runner import score_file
 
     result: EvaluationResult | PredictionResult
@@ -85,6 +86,8 @@ def main(
         raise ConfigError("give --checkpoint and --test-csv, or --csv-input (see 'cora-eval --help')")
     else:
         result = _evaluate(checkpoint, test_csv, **options)
+    if not options["predict_only"]:
+        write_report(result.output_dir)
     for line in complaints(result):
         click.echo(f"error: {line}", err=True)
     click.echo(json.dumps(as_document(result)) if as_json else as_table(result))

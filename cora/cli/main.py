@@ -14,6 +14,8 @@ COMMANDS = {
     "dry-run": "cora.cli.dry_run:main",
     "export": "cora.cli.export:main",
     "eval": "cora.cli.eval:main",
+    "report": "cora.cli.report:main",
+    "collect": "cora.cli.collect:main",
     "crop": "cora.cli.crop:main",
     "bench": "cora.cli.bench:main",
     "doctor": "cora.cli.doctor:main",

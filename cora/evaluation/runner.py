@@ -16,10 +16,12 @@ from cora.evaluation.journal import Journal
 from cora.evaluation.metrics import CORAEvaluator
 from cora.evaluation.predictions import PREDICTIONS_NAME, read_predictions, write_predictions
 from cora.evaluation.progress import show_progress
+from cora.evaluation.samples import write_samples
 from cora.evaluation.scoring import METRICS, Scores, score_answers
 from cora.files import write_file, write_json
 from cora.inference.protocol import GenerationSettings, Generator
 from cora.provenance import file_digest, provenance
+from cora.types import ViewSpec
 
 __all__ = [
     "EvaluationResult",
@@ -66,7 +68,8 @@ class EvaluationResult:
     Attributes:
         scores: Metrics, accuracies by type, counts.
         failures: Questions without an answer, in the order of the table.
-        output_dir: Holds predictions.csv, predictions.jsonl (after a run), metrics.json and metrics.csv.
+        output_dir: Holds predictions.csv and predictions.jsonl (after a run), samples.jsonl, metrics.json and
+            metrics.csv.
         num_reused: Answers that an earlier run had given already.
     """
 
@@ -129,8 +132,11 @@ def evaluate(
             "processor_sha256": generator.processor_digest,
             "generation": asdict(settings),
             "reused_answers": answers.num_reused,
+            **_views(generator),
             **_table_origin("test_csv", test_csv),
         }
+        errors = [answers.errors.get(position) for position in range(len(questions))]
+        write_samples(output_dir, questions, answers.texts, scores, errors)
         write_scores(output_dir, scores, rows=len(rows), origin=origin)
     return EvaluationResult(scores, _failures(questions, answers), output_dir, answers.num_reused)
 
@@ -167,7 +173,7 @@ def score_file(
     evaluator: CORAEvaluator | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
-    """Score predictions files without a model and write metrics.json and metrics.csv to `output_dir`.
+    """Score predictions files without a model and write their scores to `output_dir`.
 
     Args:
         path: A predictions file, or several (the shards of a table), which are scored as one.
@@ -186,11 +192,11 @@ def score_file(
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{output_dir} cannot be made: {error.strerror or error}") from error
+    errors = [None if answer is not None else "the prediction is empty" for answer in predictions.answers]
+    write_samples(output_dir, predictions.rows, predictions.answers, scores, errors)
     write_scores(output_dir, scores, rows=len(predictions.rows), origin=_table_origin("predictions", *paths))
     failures = tuple(
-        Failure(row, "the prediction is empty")
-        for row, answer in zip(predictions.rows, predictions.answers, strict=True)
-        if answer is None
+        Failure(row, error) for row, error in zip(predictions.rows, errors, strict=True) if error is not None
     )
     return EvaluationResult(scores, failures, output_dir)
 
@@ -244,6 +250,12 @@ def _predict(
 
 def _failures(questions: Sequence[Row], answers: Answers) -> tuple[Failure, ...]:
     return tuple(Failure(questions[position], error) for position, error in sorted(answers.errors.items()))
+
+
+def _views(generator: Generator) -> dict[str, Any]:
+    """Return what a generator that cuts views looks at, for the report."""
+    views: Sequence[ViewSpec] = getattr(generator, "views", ())
+    return {"views": [view.to_dict() for view in views]} if views else {}
 
 
 def _table_origin(role: str, *paths: str | Path | None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cora.data.table import Row
 from cora.evaluation.closed import UNTYPED, TypeAccuracy, exact_match, is_right
@@ -13,6 +13,9 @@ from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
 from cora.evaluation.values import MetricValue
 
 __all__ = ["METRICS", "Scores", "score_answers"]
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 METRICS = (*CAPTION_METRICS, "exact_match")
 
@@ -27,6 +30,8 @@ class Scores:
         type_intervals: The 95 % confidence interval of each of them; None for fewer than two images.
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics.
+        per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
+        bleu_sums: What each row adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
     """
 
     metrics: dict[str, MetricValue]
@@ -34,6 +39,8 @@ class Scores:
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
     type_intervals: dict[str, Interval | None] = field(default_factory=dict)
+    per_sample: dict[str, list[float | None]] = field(default_factory=dict)
+    bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
 
     @property
     def accuracy(self) -> float | None:
@@ -71,16 +78,23 @@ def score_answers(
     answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer is not None]
     metrics: dict[str, MetricValue] = {}
     provenance: dict[str, Any] = {}
+    per_sample: dict[str, list[float | None]] = {}
+    bleu_sums: list[tuple[float, ...]] = []
     if captions:
         scores = (evaluator or CORAEvaluator()).score(
             [answer for _, answer in answered], [row.references for row, _ in answered]
         )
         bootstrap = Bootstrap([row.image for row, _ in answered], seed=seed)
         metrics, provenance = scores.with_intervals(bootstrap), scores.provenance
+        per_sample = {name: _spread(values, answers, None) for name, values in scores.per_sample.items()}
+        if scores.bleu_sums:
+            bleu_sums = _spread(scores.bleu_sums, answers, ())
     else:
         metrics = dict.fromkeys(
             CAPTION_METRICS, MetricValue(None, "not_applicable", "caption metrics were not asked for")
         )
+    right = [is_right(row, answer) for row, answer in zip(rows, answers, strict=True)]
+    per_sample["exact_match"] = [None if each is None else float(each) for each in right]
     by_type = exact_match(rows, answers)
     counts = {
         "questions": len(rows),
@@ -91,7 +105,7 @@ def score_answers(
     }
     overall, type_intervals = _accuracy_intervals(rows, answers, list(by_type), seed)
     metrics = {**metrics, "exact_match": replace(_overall(by_type), interval=overall)}
-    return Scores(metrics, by_type, counts, provenance, type_intervals)
+    return Scores(metrics, by_type, counts, provenance, type_intervals, per_sample, bleu_sums)
 
 
 def _accuracy_intervals(
@@ -107,6 +121,12 @@ def _accuracy_intervals(
         positions[row.type or UNTYPED].append(position)
     by_type = {name: bootstrap.of_mean([judged[p][1] for p in among], among=among) for name, among in positions.items()}
     return bootstrap.of_mean([right for _, right in judged]), by_type
+
+
+def _spread(values: Sequence[_T], answers: Sequence[str | None], without: _U) -> list[_T | _U]:
+    """Return the values of the answered rows, and `without` for the others."""
+    left = iter(values)
+    return [without if answer is None else next(left) for answer in answers]
 
 
 def _overall(by_type: dict[str, TypeAccuracy]) -> MetricValue:

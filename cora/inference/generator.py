@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cora.model.configuration import PanoramaVLMConfig
     from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
+    from cora.types import ViewSpec
 
 __all__ = ["BACKENDS", "Backend", "PanoramaGenerator"]
 
@@ -58,12 +59,16 @@ class PanoramaGenerator:
         backend: What runs the model.
         model_digest: SHA-256 of configuration and weights.
         processor_digest: SHA-256 of tokenizer, chat template and image processing.
+        views: What is cut from a panorama.
     """
 
-    def __init__(self, backend: Backend, *, model_digest: str, processor_digest: str) -> None:
+    def __init__(
+        self, backend: Backend, *, model_digest: str, processor_digest: str, views: Sequence[ViewSpec] = ()
+    ) -> None:
         self.backend = backend
         self.model_digest = model_digest
         self.processor_digest = processor_digest
+        self.views = tuple(views)
 
     @classmethod
     def from_checkpoint(
@@ -99,6 +104,7 @@ class PanoramaGenerator:
             _open_backend(backend, export, config, processor, device=device, batch_size=batch_size),
             model_digest=export.model_digest(),
             processor_digest=export.processor_digest(),
+            views=processor.image_processor.views,
         )
 
     @property

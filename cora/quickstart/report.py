@@ -11,6 +11,7 @@ from cora.config.schema import CORAConfig
 from cora.data.synthetic import SplitFiles
 from cora.data.table import Row, read_rows
 from cora.evaluation.closed import most_frequent_answers
+from cora.evaluation.report import write_report
 from cora.evaluation.runner import evaluate
 from cora.evaluation.scoring import Scores, score_answers
 from cora.files import write_json
@@ -81,6 +82,7 @@ def evaluate_run(run_dir: Path, splits: dict[str, SplitFiles], config: CORAConfi
     untrained = PanoramaGenerator.from_checkpoint(run_dir / "untrained", "transformers", batch_size=32)
     answer("untrained", untrained)
     untrained.close()
+    write_report(run_dir / "evaluation" / "trained")
     scores["blind"] = _most_frequent(read_rows(splits["train"].csv), rows)
     report = _report(run_dir, scores)
     write_json(run_dir / "quickstart.json", {**asdict(report), "run_dir": str(run_dir)})

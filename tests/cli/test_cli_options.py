@@ -18,6 +18,7 @@ OPTIONS = {
     "bench scan": {"--debug", "--help", "--json", "--rounds"},
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
     "bench train": {"--config", "--debug", "--help", "--json", "--rounds", "--samples"},
+    "collect": {"--baseline", "--debug", "--help", "--json", "--metric", "--out", "--resamples", "--seed"},
     "crop": {
         "--debug",
         "--fov",
@@ -61,6 +62,7 @@ OPTIONS = {
         "--tower-steps",
         "--train-scenes",
     },
+    "report": {"--debug", "--help", "--json", "--max-pictures", "--out", "--viewer-width"},
     "train": {"--config", "--debug", "--help", "--json", "--resume", "--set", "--stage", "--strict"},
 }
 MOST_OPTIONS = 8

@@ -90,6 +90,8 @@ def test_answers_scores_and_says_where_the_files_are(fake: FakeGenerator) -> Non
         "predictions.jsonl",
         "predictions.lock",
         "predictions.csv",
+        "samples.jsonl",
+        "report.html",
         "metrics.json",
         "metrics.csv",
     }
