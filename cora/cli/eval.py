@@ -17,19 +17,23 @@ from cora.cli.errors import Command
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cora.config.schema import EndpointConfig
     from cora.evaluation.runner import EvaluationResult
+    from cora.inference.generator import PanoramaGenerator
     from cora.inference.protocol import GenerationSettings
 
 logger = logging.getLogger(__name__)
 
 _PATH = click.Path(path_type=Path)
+# What --set may change, without and with an endpoint.
+_SECTIONS = (("generation",), ("generation", "endpoint"))
 
 
 @click.command("eval", cls=Command)
-@click.option("--checkpoint", metavar="DIR", type=_PATH, help="Export directory of the model to evaluate.")
+@click.option("--checkpoint", metavar="DIR", type=_PATH, help="Export directory of the model; with openai its name.")
 @click.option("--test-csv", metavar="CSV", type=_PATH, help="Questions: CSV, JSON lines or Parquet.")
 @click.option("--csv-input", metavar="CSV", type=_PATH, help="Score this predictions file; needs no model.")
-@click.option("--backend", default="auto", show_default=True, help="auto, vllm or transformers.")
+@click.option("--backend", default="auto", show_default=True, help="auto, vllm, transformers or openai.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>.")
 @click.option(
     "--output-dir", metavar="DIR", type=_PATH, help="Default: outputs/<model>-<table>. Resumes what is there."
@@ -89,17 +93,16 @@ def _evaluate(
     from cora.data.table import read_rows
     from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import evaluate
-    from cora.inference.generator import PanoramaGenerator
 
-    settings = _settings(checkpoint, config, overrides)
+    settings, endpoint = _settings(checkpoint, config, overrides, sections=_SECTIONS[backend == "openai"])
     rows = read_rows(test_csv, image_root=image_root)[:limit]
     evaluator = CORAEvaluator()
     if (why := evaluator.why_unavailable()) is not None:
         logger.warning("caption metrics will be null: %s", why)
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
+    if backend == "openai":
+        generator = _open_endpoint(checkpoint, endpoint, device)
+    else:
+        generator = _open_checkpoint(checkpoint, backend, device)
     try:
         return evaluate(
             generator,
@@ -114,22 +117,37 @@ def _evaluate(
         generator.close()
 
 
-def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...]) -> GenerationSettings:
-    """Return the generation settings of `config`, or of the run the checkpoint belongs to, with overrides."""
-    from cora.config.manager import ConfigManager, validate
-    from cora.config.schema import CORAConfig
+def _open_checkpoint(checkpoint: Path, backend: str, device: str) -> PanoramaGenerator:
+    from transformers.utils.logging import disable_progress_bar
+
+    from cora.inference.generator import PanoramaGenerator
+
+    disable_progress_bar()
+    return PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
+
+
+def _open_endpoint(model: Path, config: EndpointConfig, device: str) -> PanoramaGenerator:
+    from cora.cli.settings import open_endpoint
+    from cora.inference.generator import PanoramaGenerator
+
+    if device != "auto":
+        raise ConfigError(f"--device {device}: the server of the back end openai has its own")
+    return PanoramaGenerator.from_endpoint(open_endpoint(str(model), config), image_width=config.image_width)
+
+
+def _settings(
+    checkpoint: Path, config: Path | None, overrides: tuple[str, ...], *, sections: tuple[str, ...]
+) -> tuple[GenerationSettings, EndpointConfig]:
+    """Return the settings of `config`, or of the run the checkpoint belongs to, with overrides of some sections."""
+    from cora.cli.settings import load_sections
+    from cora.config.manager import ConfigManager
     from cora.inference.protocol import GenerationSettings
 
-    if other := [text for text in overrides if not text.strip().startswith("generation.")]:
-        raise ConfigError(f"--set {other[0]}: only keys of the section generation have an effect here")
     source = config or ConfigManager.auto_detect_config(checkpoint)
-    if source is None:
-        document = ConfigManager.apply_overrides({}, overrides)
-        section = validate(CORAConfig, document, source="--set", overrides=overrides).generation
-    else:
+    if source is not None:
         logger.info("generation settings from %s", source)
-        section = ConfigManager.load(source, overrides=overrides).generation
-    return GenerationSettings(**section.known())
+    loaded = load_sections(source, overrides, sections)
+    return GenerationSettings(**loaded.generation.known()), loaded.endpoint
 
 
 def _model_name(checkpoint: Path) -> str:
