@@ -43,8 +43,13 @@ class Endpoint:
 
     @property
     def is_openai(self) -> bool:
-        """Whether the server is OpenAI's own, which has no older names for things."""
+        """Whether the server is OpenAI's own."""
         return urlsplit(self.base_url).hostname == urlsplit(OPENAI_URL).hostname
+
+    @property
+    def limit_name(self) -> str:
+        """Name of the field that limits an answer: OpenAI's new models refuse the older one, others know only that."""
+        return "max_completion_tokens" if self.is_openai else "max_tokens"
 
     def without_key(self, text: str) -> str:
         """Return a text with the key blotted out: a server may repeat it in an error."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -111,10 +112,6 @@ class ChatClient:
         """Close all connections."""
         self.api.close()
 
-    def limit(self, max_tokens: int) -> dict[str, int]:
-        """Return the option that limits an answer, under the name this server knows."""
-        return {"max_completion_tokens" if self.endpoint.is_openai else "max_tokens": max_tokens}
-
     def ask(self, messages: Sequence[dict[str, Any]], **options: Any) -> Reply:
         """Return the reply to one conversation.
 
@@ -139,18 +136,39 @@ class ChatClient:
         """Return the reply that stands for an exception of the package."""
         import openai
 
-        kind: FailureKind
         if isinstance(error, openai.APITimeoutError):
-            kind, said = "timeout", f"no answer within {self.endpoint.timeout_seconds:g} s"
-        elif isinstance(error, openai.APIConnectionError):
-            kind, said = "connection", f"{self.endpoint.base_url} cannot be reached: {error.__cause__ or error}"
-        elif isinstance(error, openai.APIStatusError):
-            default: FailureKind = "server" if error.status_code >= 500 else "bad_request"
-            kind = "payment" if error.code in _NO_CREDIT else _BY_STATUS.get(error.status_code, default)
-            said = f"HTTP {error.status_code}: {_said(error)}"
-        else:
-            kind, said = "garbage", f"the reply is unusable: {error}"
-        return Reply(None, kind, self.endpoint.without_key(" ".join(said.split()))[:_LONGEST_ERROR])
+            return Reply(None, "timeout", f"no answer within {self.endpoint.timeout_seconds:g} s")
+        if isinstance(error, openai.APIConnectionError):
+            said = f"{self.endpoint.base_url} cannot be reached: {error.__cause__ or error}"
+            return Reply(None, "connection", self._shown(said))
+        if isinstance(error, openai.APIStatusError):
+            return self.refused(error.status_code, _said(error), code=error.code)
+        return Reply(None, "garbage", self._shown(f"the reply is unusable: {error}"))
+
+    def refused(self, status: int, said: str, *, code: str | None = None) -> Reply:
+        """Return the reply for a response that is an error.
+
+        Args:
+            status: HTTP status.
+            said: The server's words.
+            code: The server's name for it.
+        """
+        default: FailureKind = "server" if status >= 500 else "bad_request"
+        kind = "payment" if code in _NO_CREDIT else _BY_STATUS.get(status, default)
+        return Reply(None, kind, self._shown(f"HTTP {status}: {said}"))
+
+    @contextmanager
+    def refusals_raised(self) -> Iterator[None]:
+        """Turn the package's exceptions into an EndpointError, for uses of `api` that are no questions."""
+        import openai
+
+        try:
+            yield
+        except openai.OpenAIError as error:
+            raise self.refusal_to_work(self.failure(error)) from None
+
+    def _shown(self, text: str) -> str:
+        return self.endpoint.without_key(" ".join(text.split()))[:_LONGEST_ERROR]
 
     def refusal_to_work(self, reply: Reply) -> EndpointError:
         """Return the error for a failure after which it is pointless to go on."""

@@ -84,7 +84,7 @@ class OpenAIBackend:
         except ImageError as error:
             return failed(error)
         content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": request.query}]
-        options = {**self.client.limit(settings.max_new_tokens), **_sampling(settings)}
+        options = {self.endpoint.limit_name: settings.max_new_tokens, **_sampling(settings)}
         return self.client.ask([{"role": "user", "content": content}], **options)
 
 
