@@ -399,3 +399,11 @@ def test_an_unreadable_line_costs_only_itself(tmp_path: Path, caplog: pytest.Log
     with VerdictJournal(tmp_path) as journal:
         assert journal.verdicts == {"k": grade(3)}
     assert "line 1: not readable" in caplog.text
+
+
+def test_the_reason_of_the_last_try_counts(tmp_path: Path) -> None:
+    predictions = write_predictions(tmp_path, ROWS[:1])
+    answers = iter([fails(400), says("nonsense")])
+    with serving(lambda _: next(answers)) as fake:
+        for reason in ("bad_request", "garbage"):
+            assert run(judge_at(fake.url), predictions, tmp_path / "out").report["failures"] == {reason: 1}
