@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cora.cli.errors import Command
+from cora.cli.settings import check_overrides
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cora.config.schema import EndpointConfig
     from cora.evaluation.runner import EvaluationResult
     from cora.inference.generator import PanoramaGenerator
     from cora.inference.protocol import GenerationSettings
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PATH = click.Path(path_type=Path)
-# What --set may change, without and with an endpoint.
-_SECTIONS = (("generation",), ("generation", "endpoint"))
 
 
 @click.command("eval", cls=Command)
@@ -93,16 +91,21 @@ def _evaluate(
     from cora.data.table import read_rows
     from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import evaluate
+    from cora.inference.generator import PanoramaGenerator
 
-    settings, endpoint = _settings(checkpoint, config, overrides, sections=_SECTIONS[backend == "openai"])
+    check_overrides(overrides, ("generation", "endpoint") if backend == "openai" else ("generation",))
+    settings = _settings(checkpoint, config, overrides)
     rows = read_rows(test_csv, image_root=image_root)[:limit]
     evaluator = CORAEvaluator()
     if (why := evaluator.why_unavailable()) is not None:
         logger.warning("caption metrics will be null: %s", why)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     if backend == "openai":
-        generator = _open_endpoint(checkpoint, endpoint, device)
+        generator = _open_endpoint(str(checkpoint), config, overrides, device)
     else:
-        generator = _open_checkpoint(checkpoint, backend, device)
+        generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
     try:
         return evaluate(
             generator,
@@ -117,37 +120,30 @@ def _evaluate(
         generator.close()
 
 
-def _open_checkpoint(checkpoint: Path, backend: str, device: str) -> PanoramaGenerator:
-    from transformers.utils.logging import disable_progress_bar
+def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...]) -> GenerationSettings:
+    """Return the generation settings of `config`, or of the run the checkpoint belongs to, with overrides."""
+    from cora.config.manager import ConfigManager, validate
+    from cora.config.schema import CORAConfig
+    from cora.inference.protocol import GenerationSettings
 
-    from cora.inference.generator import PanoramaGenerator
+    source = config or ConfigManager.auto_detect_config(checkpoint)
+    if source is None:
+        document = ConfigManager.apply_overrides({}, overrides)
+        section = validate(CORAConfig, document, source="--set", overrides=overrides).generation
+    else:
+        logger.info("generation settings from %s", source)
+        section = ConfigManager.load(source, overrides=overrides).generation
+    return GenerationSettings(**section.known())
 
-    disable_progress_bar()
-    return PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
 
-
-def _open_endpoint(model: Path, config: EndpointConfig, device: str) -> PanoramaGenerator:
-    from cora.cli.settings import open_endpoint
+def _open_endpoint(model: str, config: Path | None, overrides: tuple[str, ...], device: str) -> PanoramaGenerator:
+    from cora.cli.settings import load_sections, open_endpoint
     from cora.inference.generator import PanoramaGenerator
 
     if device != "auto":
         raise ConfigError(f"--device {device}: the server of the back end openai has its own")
-    return PanoramaGenerator.from_endpoint(open_endpoint(str(model), config), image_width=config.image_width)
-
-
-def _settings(
-    checkpoint: Path, config: Path | None, overrides: tuple[str, ...], *, sections: tuple[str, ...]
-) -> tuple[GenerationSettings, EndpointConfig]:
-    """Return the settings of `config`, or of the run the checkpoint belongs to, with overrides of some sections."""
-    from cora.cli.settings import load_sections
-    from cora.config.manager import ConfigManager
-    from cora.inference.protocol import GenerationSettings
-
-    source = config or ConfigManager.auto_detect_config(checkpoint)
-    if source is not None:
-        logger.info("generation settings from %s", source)
-    loaded = load_sections(source, overrides, sections)
-    return GenerationSettings(**loaded.generation.known()), loaded.endpoint
+    section = load_sections(config, overrides, ("generation", "endpoint")).endpoint
+    return PanoramaGenerator.from_endpoint(open_endpoint(model, section), image_width=section.image_width)
 
 
 def _model_name(checkpoint: Path) -> str:

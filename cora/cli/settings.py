@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from cora.inference.credentials import Endpoint
 
 
+def check_overrides(overrides: Sequence[str], sections: Sequence[str]) -> None:
+    """Raise a ConfigError where a ``--set`` is of another section than those a command listens to."""
+    for text in overrides:
+        if text.strip().partition(".")[0] not in sections:
+            kind = "section" if len(sections) == 1 else "sections"
+            raise ConfigError(f"--set {text}: only keys of the {kind} {' and '.join(sections)} have an effect here")
+
+
 def load_sections(source: Path | None, overrides: Sequence[str], sections: Sequence[str]) -> CORAConfig:
     """Return a configuration, or the defaults where there is no file, with overrides that the command listens to.
 
@@ -27,10 +35,7 @@ def load_sections(source: Path | None, overrides: Sequence[str], sections: Seque
     from cora.config.manager import ConfigManager, validate
     from cora.config.schema import CORAConfig
 
-    for text in overrides:
-        if text.strip().partition(".")[0] not in sections:
-            kind = "section" if len(sections) == 1 else "sections"
-            raise ConfigError(f"--set {text}: only keys of the {kind} {' and '.join(sections)} have an effect here")
+    check_overrides(overrides, sections)
     if source is not None:
         return ConfigManager.load(source, overrides=overrides)
     document = ConfigManager.apply_overrides({}, overrides)

@@ -119,8 +119,8 @@ def test_rate_limits_and_server_faults_are_waited_out() -> None:
 
 
 def test_a_slow_judge_is_counted_as_a_time_out() -> None:
-    with serving(lambda body: says("late", seconds=0.6) if "answer 0" in str(body) else four(body)) as fake:
-        result = invoke(fake, "--set", "endpoint.timeout_seconds=0.2", "--set", "endpoint.max_retries=0", "--json")
+    with serving(lambda body: says("late", seconds=3) if "answer 0" in str(body) else four(body)) as fake:
+        result = invoke(fake, "--set", "endpoint.timeout_seconds=1.5", "--set", "endpoint.max_retries=0", "--json")
     assert json.loads(result.stdout)["failures"] == {"timeout": 2}
 
 
