@@ -7,8 +7,9 @@ longer each time, with jitter, or as long as ``Retry-After`` says; everything el
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -221,19 +222,29 @@ def answer_concurrently(
         items: May end early: what is on its way is still yielded.
         max_concurrent: Most calls at once.
     """
-    pool = ThreadPoolExecutor(max_concurrent, thread_name_prefix="cora-endpoint")
     remaining = iter(items)
     running: dict[Future[_Result], _Item] = {}
-    try:
-        while True:
-            for item in islice(remaining, max_concurrent - len(running)):
-                running[pool.submit(ask, item)] = item
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), future.result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    while True:
+        for item in islice(remaining, max_concurrent - len(running)):
+            running[_started(ask, item)] = item
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            yield running.pop(future), future.result()
+
+
+def _started(ask: Callable[[_Item], _Result], item: _Item) -> Future[_Result]:
+    """Return the future of a call in a thread of its own, which does not keep an interrupted process alive."""
+    future: Future[_Result] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(ask(item))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="cora-endpoint", daemon=True).start()
+    return future
 
 
 def _said(error: openai.APIStatusError) -> str:

@@ -168,6 +168,7 @@ def test_ctrl_c_ends_soon_and_keeps_what_is_done() -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(cora.__file__).parents[1])}
     with serving(answer) as fake:
         command = [sys.executable, "-m", "cora.cli.main", "judge", *arguments(fake)]
+        command += ["--set", "endpoint.timeout_seconds=60"]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and len(fake.bodies) < 9:
