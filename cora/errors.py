@@ -57,6 +57,10 @@ class TrainingInterrupted(CoraError):
         self.number = number
 
 
+class EndpointError(CoraError):
+    """A server refuses every request: a wrong key, no credit, an unknown model, or nobody there."""
+
+
 class RegistryError(ConfigError):
     """A name is not registered, or is registered twice."""
 

@@ -54,7 +54,7 @@ LIGHT_THIRD_PARTY = {"click", "pydantic", "yaml"}
 LIGHT = ("errors", "types", "registry", "config", "_auto_classes", "")
 # Of the commands, those modules that ``--help`` loads; others of cora.cli are imported inside a command's body.
 LIGHT_COMMANDS = {
-    *(f"cora.cli.{name}" for name in ("environment", "errors", "logs", "main", "options", "shard")),
+    *(f"cora.cli.{name}" for name in ("environment", "errors", "logs", "main", "options", "settings", "shard")),
     *(target.partition(":")[0] for target in COMMANDS.values()),
 }
 

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cora.cli.errors import Command
+from cora.cli.settings import check_overrides
 from cora.cli.shard import Shard, parse_shard
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
     from cora.evaluation.runner import EvaluationResult, PredictionResult
+    from cora.inference.generator import PanoramaGenerator
     from cora.inference.protocol import GenerationSettings
 
 logger = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command("eval", cls=Command)
-@click.option("--checkpoint", metavar="DIR", type=_PATH, help="Export directory of the model to evaluate.")
+@click.option("--checkpoint", metavar="DIR", type=_PATH, help="Export directory of the model; with openai its name.")
 @click.option("--test-csv", metavar="CSV", type=_PATH, help="Questions: CSV, JSON lines or Parquet.")
 @click.option(
     "--csv-input",
@@ -37,7 +39,7 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     help="Score this predictions file, or several as one; no model.",
 )
-@click.option("--backend", default="auto", show_default=True, help="auto, vllm or transformers.")
+@click.option("--backend", default="auto", show_default=True, help="auto, vllm, transformers or openai.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>.")
 @click.option(
     "--output-dir", metavar="DIR", type=_PATH, help="Default: outputs/<model>-<table>. Resumes what is there."
@@ -114,6 +116,7 @@ def _evaluate(
     from cora.evaluation.runner import evaluate, predict
     from cora.inference.generator import PanoramaGenerator
 
+    check_overrides(overrides, ("generation", "endpoint") if backend == "openai" else ("generation",))
     settings = replace(_settings(checkpoint, config, overrides), seed=seed)
     rows = read_rows(test_csv, image_root=image_root, limit=limit)
     name = f"{_model_name(checkpoint)}-{test_csv.stem}"
@@ -125,7 +128,10 @@ def _evaluate(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
+    if backend == "openai":
+        generator = _open_endpoint(str(checkpoint), config, overrides, device)
+    else:
+        generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)
     folder = output_dir or Path("outputs") / name
     chunk_size = generator.chunk_size
     try:
@@ -144,8 +150,6 @@ def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...])
     from cora.config.schema import CORAConfig
     from cora.inference.protocol import GenerationSettings
 
-    if other := [text for text in overrides if not text.strip().startswith("generation.")]:
-        raise ConfigError(f"--set {other[0]}: only keys of the section generation have an effect here")
     source = config or ConfigManager.auto_detect_config(checkpoint)
     if source is None:
         document = ConfigManager.apply_overrides({}, overrides)
@@ -154,6 +158,16 @@ def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...])
         logger.info("generation settings from %s", source)
         section = ConfigManager.load(source, overrides=overrides).generation
     return GenerationSettings(**section.known())
+
+
+def _open_endpoint(model: str, config: Path | None, overrides: tuple[str, ...], device: str) -> PanoramaGenerator:
+    from cora.cli.settings import load_sections, open_endpoint
+    from cora.inference.generator import PanoramaGenerator
+
+    if device != "auto":
+        raise ConfigError(f"--device {device}: the server of the back end openai has its own")
+    section = load_sections(config, overrides, ("generation", "endpoint")).endpoint
+    return PanoramaGenerator.from_endpoint(open_endpoint(model, section), image_width=section.image_width)
 
 
 def _model_name(checkpoint: Path) -> str:

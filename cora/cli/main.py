@@ -16,6 +16,7 @@ COMMANDS = {
     "eval": "cora.cli.eval:main",
     "report": "cora.cli.report:main",
     "collect": "cora.cli.collect:main",
+    "judge": "cora.cli.judge:main",
     "crop": "cora.cli.crop:main",
     "bench": "cora.cli.bench:main",
     "doctor": "cora.cli.doctor:main",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from cora.config.baseline import BaselineConfig
+from cora.config.endpoint import EndpointConfig, JudgeConfig
 from cora.config.sections import Section
 from cora.errors import did_you_mean
 
@@ -18,10 +19,12 @@ __all__ = [
     "BaselineConfig",
     "CORAConfig",
     "DataConfig",
+    "EndpointConfig",
     "EnvironmentConfig",
     "ExperimentConfig",
     "GenerationConfig",
     "ImageProcessingConfig",
+    "JudgeConfig",
     "LoRAConfig",
     "ModelConfig",
     "OutputConfig",
@@ -406,6 +409,8 @@ class CORAConfig(Section):
     image_processing: ImageProcessingConfig = Field(default_factory=ImageProcessingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
+    judge: JudgeConfig = Field(default_factory=JudgeConfig)
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)

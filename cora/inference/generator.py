@@ -1,4 +1,4 @@
-"""PanoramaGenerator: opens an export, chooses what runs it, and answers."""
+"""PanoramaGenerator: opens an export or an endpoint, chooses what runs it, and answers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from cora.inference.streams import Indexed, stream_answers
 
 if TYPE_CHECKING:
     from cora.inference.checkpoint import Export
+    from cora.inference.credentials import Endpoint
     from cora.model.configuration import PanoramaVLMConfig
     from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
@@ -23,8 +24,8 @@ __all__ = ["BACKENDS", "Backend", "PanoramaGenerator"]
 
 logger = logging.getLogger(__name__)
 
-BackendName = Literal["auto", "vllm", "transformers"]
-BACKENDS: tuple[BackendName, ...] = ("auto", "vllm", "transformers")
+BackendName = Literal["auto", "vllm", "transformers", "openai"]
+BACKENDS: tuple[BackendName, ...] = ("auto", "vllm", "transformers", "openai")
 
 
 class Backend(Protocol):
@@ -53,7 +54,7 @@ class Backend(Protocol):
 
 
 class PanoramaGenerator:
-    """Answers questions about panoramas with an exported model; see `cora.inference.protocol.Generator`.
+    """Answers questions about panoramas with an exported or served model; see `cora.inference.protocol.Generator`.
 
     Args:
         backend: What runs the model.
@@ -95,6 +96,8 @@ class PanoramaGenerator:
             raise ConfigError(
                 f"unknown back end '{backend}'{did_you_mean(backend, BACKENDS)}; known: {', '.join(BACKENDS)}"
             )
+        if backend == "openai":
+            raise ConfigError("the back end openai runs no export: PanoramaGenerator.from_endpoint names a server")
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         export = open_export(directory)
@@ -106,6 +109,22 @@ class PanoramaGenerator:
             processor_digest=export.processor_digest(),
             views=processor.image_processor.views,
         )
+
+    @classmethod
+    def from_endpoint(cls, endpoint: Endpoint, *, image_width: int | None = None) -> PanoramaGenerator:
+        """Return a generator for a model behind a server that speaks OpenAI's protocol.
+
+        Args:
+            endpoint: Model, address and key, see `cora.inference.credentials.find_endpoint`.
+            image_width: Width in pixels that wider panoramas are shrunk to; None sends files as they are.
+
+        Raises:
+            BackendUnavailable: The package `openai` is not installed.
+        """
+        from cora.inference.openai_backend import OpenAIBackend
+
+        backend = OpenAIBackend(endpoint, image_width=image_width)
+        return cls(backend, model_digest=backend.model_digest, processor_digest=backend.processor_digest)
 
     @property
     def name(self) -> str:

@@ -12,6 +12,8 @@ from PIL import Image
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For tiny_export.
 sys.path.insert(0, str(Path(__file__).parent))
+# For fake_endpoint.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 @pytest.fixture(scope="session")
