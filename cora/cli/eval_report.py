@@ -39,17 +39,22 @@ def as_document(result: EvaluationResult) -> dict[str, Any]:
         "output_dir": str(result.output_dir),
         "metrics": {name: metric.value for name, metric in result.scores.metrics.items()},
         "exact_match_by_type": {name: found.accuracy for name, found in result.scores.by_type.items()},
+        "protocols": {name: found.to_dict() for name, found in result.scores.protocols.items()},
         "counts": {**result.scores.counts, "reused": result.num_reused},
     }
 
 
 def as_table(result: EvaluationResult) -> str:
-    """Return the result as lines of text: metrics, accuracy by type, counts, where the files are."""
+    """Return the result as lines of text: metrics, accuracy by type and protocol, counts, where the files are."""
     scores = result.scores
     lines = [f"{name:<14}{_number(metric.value)}{metric.why}".rstrip() for name, metric in scores.metrics.items()]
     lines += [
         f"  {name:<12}{_number(found.accuracy)}{found.correct} of {found.answered}"
         for name, found in scores.by_type.items()
+    ]
+    lines += [
+        f"{name:<16}{_number(found.accuracy)}{found.correct} of {found.answered}, {found.unextracted} could not be read"
+        for name, found in scores.protocols.items()
     ]
     counts = scores.counts
     reused = f", {result.num_reused} of them by an earlier run" if result.num_reused else ""

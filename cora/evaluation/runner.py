@@ -15,6 +15,9 @@ from cora.evaluation.journal import Journal, JournalEntry, answer_key, image_dig
 from cora.evaluation.metrics import CORAEvaluator
 from cora.evaluation.predictions import read_predictions, write_predictions
 from cora.evaluation.progress import progress_bar
+from cora.evaluation.protocols.asking import asked_text, shuffle_choices
+from cora.evaluation.protocols.base import Extractor
+from cora.evaluation.protocols.registry import check_rows
 from cora.evaluation.scoring import METRICS, Scores, score_answers
 from cora.files import write_file, write_json
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
@@ -69,6 +72,8 @@ def evaluate(
     chunk_size: int = 32,
     progress: bool = True,
     test_csv: str | Path | None = None,
+    choice_seed: int | None = None,
+    extractor: Extractor | None = None,
 ) -> EvaluationResult:
     """Answer and score a test table; the files in `output_dir` say the same as the result.
 
@@ -85,12 +90,18 @@ def evaluate(
         chunk_size: Questions that are asked, and written to disk, together.
         progress: Whether to show a progress bar.
         test_csv: Where the rows come from, for the provenance.
+        choice_seed: Draws the order of each question's choices; None keeps that of the table.
+        extractor: Reads answers that the rules of a protocol cannot read.
 
     Raises:
-        DataError: Rows that ask the same disagree, the folder is in use, or files cannot be written.
+        DataError: Rows that ask the same disagree, a row cannot be judged by its protocol, the folder is in use, or
+            files cannot be written.
     """
     settings = settings or GenerationSettings()
     output_dir = Path(output_dir)
+    check_rows(rows)
+    if choice_seed is not None:
+        rows = shuffle_choices(rows, choice_seed)
     questions = merge_rows(rows)
     if not questions:
         raise DataError("there is no row to evaluate")
@@ -101,12 +112,13 @@ def evaluate(
         write_predictions(
             output_dir / "predictions.csv", rows, [by_question[row.image, row.query].text for row in rows]
         )
-        scores = score_answers(questions, texts, evaluator=evaluator, captions=captions)
+        scores = score_answers(questions, texts, evaluator=evaluator, captions=captions, extractor=extractor)
         origin = {
             "backend": generator.name,
             "model_sha256": generator.model_digest,
             "processor_sha256": generator.processor_digest,
             "generation": asdict(settings),
+            "choice_seed": choice_seed,
             "reused_answers": num_reused,
             **_table_origin("test_csv", test_csv),
         }
@@ -125,6 +137,7 @@ def score_file(path: str | Path, output_dir: str | Path, *, evaluator: CORAEvalu
     """
     output_dir = Path(output_dir)
     predictions = read_predictions(path)
+    check_rows(predictions.rows)
     scores = score_answers(predictions.rows, predictions.answers, evaluator=evaluator)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -146,6 +159,7 @@ def write_scores(output_dir: Path, scores: Scores, *, rows: int, origin: Mapping
         {
             "metrics": {name: scores.metrics[name].to_dict() for name in METRICS},
             "exact_match_by_type": {name: found.to_dict() for name, found in scores.by_type.items()},
+            "protocols": {name: found.to_dict() for name, found in scores.protocols.items()},
             "counts": {"rows": rows, **scores.counts},
             "provenance": {**provenance(), **origin, "scoring": scores.provenance},
         },
@@ -174,13 +188,17 @@ class _Run:
     def ask(self, chunk: Sequence[int]) -> dict[int, GenerationResult]:
         """Return the answers to the questions at some positions, after they were written to the journal."""
         rows = [self.questions[index] for index in chunk]
-        requests = [GenerationRequest(row.image, row.query) for row in rows]
+        requests = [GenerationRequest(row.image, asked_text(row)) for row in rows]
         answers = self.generator.generate(requests, self.settings)
         entries = []
         for index, row, answer in zip(chunk, rows, answers, strict=True):
             entries.append(
                 JournalEntry.of(
-                    self.keys[index], sample_id=row.sample_id, image=str(row.image), query=row.query, result=answer
+                    self.keys[index],
+                    sample_id=row.sample_id,
+                    image=str(row.image),
+                    query=asked_text(row),
+                    result=answer,
                 )
             )
             if answer.text is None:
@@ -200,7 +218,7 @@ def _answer(
 ) -> tuple[list[GenerationResult], int]:
     """Return one result per question, and how many came from the journal."""
     digests = {image: image_digest(image) for image in dict.fromkeys(row.image for row in questions)}
-    keys = [answer_key(generator, settings, image=digests[row.image], query=row.query) for row in questions]
+    keys = [answer_key(generator, settings, image=digests[row.image], query=asked_text(row)) for row in questions]
     run = _Run(generator, settings, journal, questions, keys)
     results = run.recall()
     num_reused = len(results)

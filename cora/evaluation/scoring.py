@@ -1,4 +1,4 @@
-"""Scores answers, wherever they come from: caption metrics over all of them, exact match by type of closed question."""
+"""Scores answers, wherever they come from: caption metrics over all, exact match by type, and what protocols count."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from cora.data.table import Row
 from cora.evaluation.closed import TypeAccuracy, exact_match
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
+from cora.evaluation.protocols.base import Extractor
+from cora.evaluation.protocols.scores import ProtocolScore, judge_rows, score_protocols
 from cora.evaluation.values import MetricValue
 
 __all__ = ["METRICS", "Scores", "score_answers"]
@@ -25,12 +27,14 @@ class Scores:
         by_type: Exact match by type of closed question.
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics.
+        protocols: Score of each protocol but exact match; see `cora.evaluation.protocols`.
     """
 
     metrics: dict[str, MetricValue]
     by_type: dict[str, TypeAccuracy]
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
+    protocols: dict[str, ProtocolScore] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> float | None:
@@ -54,6 +58,7 @@ def score_answers(
     *,
     evaluator: CORAEvaluator | None = None,
     captions: bool = True,
+    extractor: Extractor | None = None,
 ) -> Scores:
     """Return the scores of one answer per row.
 
@@ -62,6 +67,10 @@ def score_answers(
         answers: An answer per row, or None where there is none; such rows are counted and otherwise left out.
         evaluator: Computes the caption metrics.
         captions: Whether to compute them at all; they need Java and take seconds.
+        extractor: Reads answers that the rules of a protocol cannot read.
+
+    Raises:
+        DataError: A row cannot be judged by its protocol; see `cora.evaluation.protocols.registry.check_rows`.
     """
     answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer is not None]
     metrics: dict[str, MetricValue] = {}
@@ -83,7 +92,8 @@ def score_answers(
         "empty": sum(not answer.strip() for _, answer in answered),
         "closed": sum(found.answered + found.unanswered for found in by_type.values()),
     }
-    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance)
+    protocols = score_protocols(rows, judge_rows(rows, answers, extractor))
+    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance, protocols)
 
 
 def _overall(by_type: dict[str, TypeAccuracy]) -> MetricValue:

@@ -105,6 +105,19 @@ def test_the_last_line_is_one_json_document(fake: FakeGenerator) -> None:
     assert document["exit_code"] == 0
 
 
+def test_protocols_are_printed(fake: FakeGenerator) -> None:
+    Path("test.csv").write_text("url,query,answer,choices,protocol\na.jpg,q,red,red|blue,multiple_choice\n")
+    result = invoke("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out", "--json")
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert document["protocols"]["multiple_choice"]["accuracy"] == 1.0
+    result = invoke("--csv-input", "out/predictions.csv")
+    assert "multiple_choice 1.0000  1 of 1, 0 could not be read" in result.stdout
+    Path("test.csv").write_text("url,query,answer,protocol\na.jpg,q,red,multiple_choice\n")
+    result = invoke("--checkpoint", "model", "--test-csv", "test.csv")
+    assert result.exit_code == 2
+    assert "row 0 (line 2), protocol multiple_choice: multiple choice needs 2 to 26 choices" in result.stderr
+
+
 def test_bad_images_are_counted_and_the_rest_is_kept(fake: FakeGenerator) -> None:
     Path("b.jpg").unlink()
     arguments = ("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out")
