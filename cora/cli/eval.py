@@ -36,7 +36,10 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="Use the first N rows only.")
 @click.option("--image-root", metavar="DIR", type=_PATH, help="Folder of the images, when it is not the table's.")
-@click.option("--config", metavar="YAML", type=_PATH, help="Read its section `generation`; default: the run's own.")
+@click.option("--yaw-shifts", metavar="DEG,DEG", help="Ask about turned panoramas too, such as 0,90,180,270.")
+@click.option(
+    "--config", metavar="YAML", type=_PATH, help="Read its generation and evaluation; default: the run's own."
+)
 @click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="generation.max_new_tokens=32; repeatable."
 )
@@ -57,7 +60,9 @@ def main(
 
     if csv_input is not None:
         ignored = [
-            f"--{name.replace('_', '-')}" for name in ("limit", "image_root", "config", "overrides") if options[name]
+            f"--{name.replace('_', '-')}"
+            for name in ("limit", "image_root", "yaw_shifts", "config", "overrides")
+            if options[name]
         ]
         if checkpoint is not None or test_csv is not None or ignored:
             raise ConfigError(
@@ -83,15 +88,18 @@ def _evaluate(
     output_dir: Path | None,
     limit: int | None,
     image_root: Path | None,
+    yaw_shifts: str | None,
     config: Path | None,
     overrides: tuple[str, ...],
 ) -> EvaluationResult:
     from cora.data.table import read_rows
     from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import evaluate
+    from cora.evaluation.turns import parse_shifts
     from cora.inference.generator import PanoramaGenerator
 
-    settings = _settings(checkpoint, config, overrides)
+    settings, choice_seed = _settings(checkpoint, config, overrides)
+    shifts = () if yaw_shifts is None else parse_shifts(yaw_shifts)
     rows = read_rows(test_csv, image_root=image_root)[:limit]
     evaluator = CORAEvaluator()
     if (why := evaluator.why_unavailable()) is not None:
@@ -109,27 +117,31 @@ def _evaluate(
             evaluator=evaluator,
             chunk_size=generator.chunk_size,
             test_csv=test_csv,
+            choice_seed=choice_seed,
+            yaw_shifts=shifts,
         )
     finally:
         generator.close()
 
 
-def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...]) -> GenerationSettings:
-    """Return the generation settings of `config`, or of the run the checkpoint belongs to, with overrides."""
+def _settings(
+    checkpoint: Path, config: Path | None, overrides: tuple[str, ...]
+) -> tuple[GenerationSettings, int | None]:
+    """Return generation settings and `choice_seed` of `config`, or of the checkpoint's run, with overrides."""
     from cora.config.manager import ConfigManager, validate
     from cora.config.schema import CORAConfig
     from cora.inference.protocol import GenerationSettings
 
-    if other := [text for text in overrides if not text.strip().startswith("generation.")]:
-        raise ConfigError(f"--set {other[0]}: only keys of the section generation have an effect here")
+    if other := [text for text in overrides if not text.strip().startswith(("generation.", "evaluation."))]:
+        raise ConfigError(f"--set {other[0]}: only keys of the sections generation and evaluation have an effect here")
     source = config or ConfigManager.auto_detect_config(checkpoint)
     if source is None:
         document = ConfigManager.apply_overrides({}, overrides)
-        section = validate(CORAConfig, document, source="--set", overrides=overrides).generation
+        loaded = validate(CORAConfig, document, source="--set", overrides=overrides)
     else:
         logger.info("generation settings from %s", source)
-        section = ConfigManager.load(source, overrides=overrides).generation
-    return GenerationSettings(**section.known())
+        loaded = ConfigManager.load(source, overrides=overrides)
+    return GenerationSettings(**loaded.generation.known()), loaded.evaluation.choice_seed
 
 
 def _model_name(checkpoint: Path) -> str:

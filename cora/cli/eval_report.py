@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cora.evaluation.consistency import YawConsistency
     from cora.evaluation.runner import EvaluationResult
 
 __all__ = ["as_document", "as_table", "complaints", "exit_code"]
@@ -24,9 +25,9 @@ def complaints(result: EvaluationResult) -> list[str]:
         metric = scores.metrics[scores.incomplete[0]]
         lines.append(f"{', '.join(scores.incomplete)} could not be computed: {metric.why}; {metric.how}")
     if result.failures:
-        first = result.failures[0]
+        first, asked = result.failures[0], scores.counts["questions"] + result.num_turned
         lines.append(
-            f"{len(result.failures)} of {scores.counts['questions']} questions have no answer; the first is row "
+            f"{len(result.failures)} of {asked} questions have no answer; the first is row "
             f"{first.row.sample_id} (line {first.row.line}): {first.error}"
         )
     return lines
@@ -40,6 +41,8 @@ def as_document(result: EvaluationResult) -> dict[str, Any]:
         "metrics": {name: metric.value for name, metric in result.scores.metrics.items()},
         "exact_match_by_type": {name: found.accuracy for name, found in result.scores.by_type.items()},
         "protocols": {name: found.to_dict() for name, found in result.scores.protocols.items()},
+        "regions": {name: found.to_dict() for name, found in result.scores.regions.items()},
+        "yaw_consistency": None if result.scores.yaw is None else result.scores.yaw.to_dict(),
         "counts": {**result.scores.counts, "reused": result.num_reused},
     }
 
@@ -56,11 +59,31 @@ def as_table(result: EvaluationResult) -> str:
         f"{name:<16}{_number(found.accuracy)}{found.correct} of {found.answered}, {found.unextracted} could not be read"
         for name, found in scores.protocols.items()
     ]
+    lines += [
+        f"  {name:<14}{_number(found.correct / found.items)}{found.correct} of {found.items}"
+        for name, found in scores.regions.items()
+    ]
+    lines += [] if scores.yaw is None else _yaw_lines(scores.yaw)
     counts = scores.counts
     reused = f", {result.num_reused} of them by an earlier run" if result.num_reused else ""
     lines.append(f"{counts['answered']} of {counts['questions']} questions answered{reused}")
     lines.append(f"files: {result.output_dir}")
     return "\n".join(lines)
+
+
+def _yaw_lines(yaw: YawConsistency) -> list[str]:
+    shifts = ", ".join(f"{shift:g}°: {accuracy:.4f}" for shift, accuracy in yaw.accuracy_by_shift.items())
+    values = (
+        ("mean accuracy", yaw.mean_accuracy, f"over turned panoramas, {yaw.items} questions ({shifts})"),
+        ("worst case", yaw.worst_case, "right at every shift"),
+        ("agreement", yaw.agreement, "of pairs of shifts"),
+    )
+    lines = [f"{name:<16}{_number(value)}{what}" for name, value, what in values]
+    lines += [
+        f"  {name:<14}{_number(found.correct / found.items)}{found.correct} of {found.items}, turned ones too"
+        for name, found in yaw.regions.items()
+    ]
+    return lines + [f"not turned: {count}, {reason}" for reason, count in yaw.left_out.items()]
 
 
 def _number(value: float | None) -> str:

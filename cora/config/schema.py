@@ -340,6 +340,13 @@ class GenerationConfig(Section):
     """1 does not penalise."""
 
 
+class EvaluationConfig(Section):
+    """How `cora-eval` asks."""
+
+    choice_seed: int | None = None
+    """Draws the order of the choices of each multiple-choice question; null keeps that of the table."""
+
+
 class LoRAConfig(Section):
     """Low-rank adapters on the language model in the finetune stage."""
 
@@ -406,6 +413,7 @@ class CORAConfig(Section):
     image_processing: ImageProcessingConfig = Field(default_factory=ImageProcessingConfig)
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)

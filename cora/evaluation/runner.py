@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cora.data.table import Row, merge_rows
 from cora.errors import DataError
 from cora.evaluation.cells import table_text
+from cora.evaluation.consistency import yaw_consistency
 from cora.evaluation.journal import Journal, JournalEntry, answer_key, image_digest
 from cora.evaluation.metrics import CORAEvaluator
 from cora.evaluation.predictions import read_predictions, write_predictions
@@ -19,6 +20,7 @@ from cora.evaluation.protocols.asking import asked_text, shuffle_choices
 from cora.evaluation.protocols.base import Extractor
 from cora.evaluation.protocols.registry import check_rows
 from cora.evaluation.scoring import METRICS, Scores, score_answers
+from cora.evaluation.turns import plan_turns
 from cora.files import write_file, write_json
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
 from cora.provenance import file_digest, provenance
@@ -45,15 +47,17 @@ class EvaluationResult:
 
     Attributes:
         scores: Metrics, accuracies by type, counts.
-        failures: Questions without an answer, in the order of the table.
+        failures: Questions without an answer, in the order of the table; then those about turned panoramas.
         output_dir: Holds predictions.csv, predictions.jsonl (after a run), metrics.json and metrics.csv.
         num_reused: Answers that an earlier run had given already.
+        num_turned: Questions that were asked about turned panoramas, besides those of the table.
     """
 
     scores: Scores
     failures: tuple[Failure, ...]
     output_dir: Path
     num_reused: int = 0
+    num_turned: int = 0
 
     @property
     def accuracy(self) -> float | None:
@@ -74,6 +78,7 @@ def evaluate(
     test_csv: str | Path | None = None,
     choice_seed: int | None = None,
     extractor: Extractor | None = None,
+    yaw_shifts: Sequence[float] = (),
 ) -> EvaluationResult:
     """Answer and score a test table; the files in `output_dir` say the same as the result.
 
@@ -92,6 +97,8 @@ def evaluate(
         test_csv: Where the rows come from, for the provenance.
         choice_seed: Draws the order of each question's choices; None keeps that of the table.
         extractor: Reads answers that the rules of a protocol cannot read.
+        yaw_shifts: Angles in degrees, 0 among them; each question with a protocol is asked about the panorama turned by
+            each of them too, see `cora.evaluation.turns`. Files of turned panoramas stay in `output_dir`.
 
     Raises:
         DataError: Rows that ask the same disagree, a row cannot be judged by its protocol, the folder is in use, or
@@ -106,13 +113,20 @@ def evaluate(
     if not questions:
         raise DataError("there is no row to evaluate")
     with Journal(output_dir) as journal:
-        answers, num_reused = _answer(generator, questions, settings, journal, chunk_size=chunk_size, progress=progress)
+        plan = plan_turns(questions, yaw_shifts, output_dir / "turned") if yaw_shifts else None
+        asked = [*questions, *(turn.row for turn in (plan.turns if plan else ()))]
+        results, num_reused = _answer(generator, asked, settings, journal, chunk_size=chunk_size, progress=progress)
+        answers, turned = results[: len(questions)], results[len(questions) :]
         by_question = {(row.image, row.query): answer for row, answer in zip(questions, answers, strict=True)}
         texts = [answer.text for answer in answers]
         write_predictions(
             output_dir / "predictions.csv", rows, [by_question[row.image, row.query].text for row in rows]
         )
         scores = score_answers(questions, texts, evaluator=evaluator, captions=captions, extractor=extractor)
+        if plan is not None:
+            turned_texts = [answer.text for answer in turned]
+            write_predictions(output_dir / "predictions_turned.csv", asked[len(questions) :], turned_texts)
+            scores = replace(scores, yaw=yaw_consistency(questions, texts, plan, turned_texts, extractor))
         origin = {
             "backend": generator.name,
             "model_sha256": generator.model_digest,
@@ -124,9 +138,9 @@ def evaluate(
         }
         write_scores(output_dir, scores, rows=len(rows), origin=origin)
     failures = tuple(
-        Failure(row, answer.error or "") for row, answer in zip(questions, answers, strict=True) if answer.text is None
+        Failure(row, answer.error or "") for row, answer in zip(asked, results, strict=True) if answer.text is None
     )
-    return EvaluationResult(scores, failures, output_dir, num_reused)
+    return EvaluationResult(scores, failures, output_dir, num_reused, len(turned))
 
 
 def score_file(path: str | Path, output_dir: str | Path, *, evaluator: CORAEvaluator | None = None) -> EvaluationResult:
@@ -160,6 +174,8 @@ def write_scores(output_dir: Path, scores: Scores, *, rows: int, origin: Mapping
             "metrics": {name: scores.metrics[name].to_dict() for name in METRICS},
             "exact_match_by_type": {name: found.to_dict() for name, found in scores.by_type.items()},
             "protocols": {name: found.to_dict() for name, found in scores.protocols.items()},
+            "regions": {name: found.to_dict() for name, found in scores.regions.items()},
+            "yaw_consistency": None if scores.yaw is None else scores.yaw.to_dict(),
             "counts": {"rows": rows, **scores.counts},
             "provenance": {**provenance(), **origin, "scoring": scores.provenance},
         },

@@ -8,9 +8,11 @@ from typing import Any
 
 from cora.data.table import Row
 from cora.evaluation.closed import TypeAccuracy, exact_match
+from cora.evaluation.consistency import YawConsistency
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
 from cora.evaluation.protocols.base import Extractor
 from cora.evaluation.protocols.scores import ProtocolScore, judge_rows, score_protocols
+from cora.evaluation.regions import RegionScore, score_regions
 from cora.evaluation.values import MetricValue
 
 __all__ = ["METRICS", "Scores", "score_answers"]
@@ -28,6 +30,8 @@ class Scores:
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics.
         protocols: Score of each protocol but exact match; see `cora.evaluation.protocols`.
+        regions: Score of each region of the sphere that is known of some question; see `cora.evaluation.regions`.
+        yaw: Scores over turned panoramas, where they were asked for.
     """
 
     metrics: dict[str, MetricValue]
@@ -35,6 +39,8 @@ class Scores:
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
     protocols: dict[str, ProtocolScore] = field(default_factory=dict)
+    regions: dict[str, RegionScore] = field(default_factory=dict)
+    yaw: YawConsistency | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -92,8 +98,15 @@ def score_answers(
         "empty": sum(not answer.strip() for _, answer in answered),
         "closed": sum(found.answered + found.unanswered for found in by_type.values()),
     }
-    protocols = score_protocols(rows, judge_rows(rows, answers, extractor))
-    return Scores({**metrics, "exact_match": _overall(by_type)}, by_type, counts, provenance, protocols)
+    verdicts = judge_rows(rows, answers, extractor)
+    return Scores(
+        {**metrics, "exact_match": _overall(by_type)},
+        by_type,
+        counts,
+        provenance,
+        score_protocols(rows, verdicts),
+        score_regions(rows, verdicts),
+    )
 
 
 def _overall(by_type: dict[str, TypeAccuracy]) -> MetricValue:

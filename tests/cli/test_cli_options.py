@@ -44,6 +44,7 @@ OPTIONS = {
         "--output-dir",
         "--set",
         "--test-csv",
+        "--yaw-shifts",
     },
     "export": {"--debug", "--help", "--json"},
     "quickstart": {
@@ -59,7 +60,7 @@ OPTIONS = {
     },
     "train": {"--config", "--debug", "--help", "--json", "--resume", "--set", "--stage", "--strict"},
 }
-MOST_OPTIONS = 8
+MOST_OPTIONS = 9
 COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}
 
 

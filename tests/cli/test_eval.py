@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cora.cli.eval import main
 from cora.evaluation import java as java_module
@@ -118,6 +119,29 @@ def test_protocols_are_printed(fake: FakeGenerator) -> None:
     assert "row 0 (line 2), protocol multiple_choice: multiple choice needs 2 to 26 choices" in result.stderr
 
 
+def test_turned_panoramas_and_shuffled_choices(fake: FakeGenerator) -> None:
+    Image.new("RGB", (8, 4)).save("d.png")
+    Path("test.csv").write_text(
+        "url,query,answer,choices,protocol,yaw_equivariant\nd.png,q,A,red|blue,multiple_choice,yes\nd.png,p,left,,bearing,\n"
+    )
+    arguments = ("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out", "--yaw-shifts", "0,180")
+    result = invoke(*arguments, "--set", "evaluation.choice_seed=3", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert fake.asked == 4
+    assert document["yaw_consistency"]["accuracy_by_shift"] == {"0": 0.5, "180": 0.5}
+    assert document["yaw_consistency"]["agreement"] == 0.5
+    assert document["regions"]["elsewhere"] == {"accuracy": 0.0, "items": 1, "correct": 0}
+    assert json.loads(Path("out/metrics.json").read_text())["provenance"]["choice_seed"] == 3
+    stdout = invoke(*arguments).stdout
+    assert "mean accuracy   0.5000  over turned panoramas, 2 questions (0°: 0.5000, 180°: 0.5000)" in stdout
+    assert "agreement       0.5000  of pairs of shifts" in stdout
+    Path("test.csv").write_text("url,query,answer\nd.png,q,red\n")
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "row 0 (line 2): column 'yaw_equivariant' is missing" in result.stderr
+
+
 def test_bad_images_are_counted_and_the_rest_is_kept(fake: FakeGenerator) -> None:
     Path("b.jpg").unlink()
     arguments = ("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out")
@@ -190,6 +214,8 @@ BAD_INPUT = {
     "both": (("--csv-input", "p.csv", "--checkpoint", "model"), r"--csv-input goes with --output-dir only"),
     "limit with file": (("--csv-input", "p.csv", "--limit", "2"), r"not with --limit"),
     "limit": (("--limit", "0"), r"--limit"),
+    "shifts with file": (("--csv-input", "p.csv", "--yaw-shifts", "0,90"), r"not with --yaw-shifts"),
+    "shifts": (("--checkpoint", "m", "--test-csv", "test.csv", "--yaw-shifts", "90"), r"yaw shifts are at least two"),
     "missing table": (("--checkpoint", "model", "--test-csv", "none.csv"), r"none\.csv: no such file"),
     "missing predictions": (("--csv-input", "none.csv"), r"none\.csv: no such file"),
     "not predictions": (("--csv-input", "test.csv"), r"test\.csv: no prediction column"),
@@ -201,7 +227,7 @@ BAD_INPUT = {
     ),
     "key without effect": (
         ("--checkpoint", "m", "--test-csv", "test.csv", "--set", "training.seed=1"),
-        r"only keys of the section generation",
+        r"only keys of the sections generation and evaluation",
     ),
     "bad value": (
         ("--checkpoint", "m", "--test-csv", "test.csv", "--set", "generation.top_p=2"),
@@ -236,6 +262,7 @@ def test_options_are_the_ones_we_mean_to_have() -> None:
             "output_dir",
             "limit",
             "image_root",
+            "yaw_shifts",
             "config",
             "overrides",
             "as_json",

@@ -9,7 +9,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from cora.data.table import Row
 from cora.errors import DataError
@@ -48,7 +48,12 @@ class AnswerProtocol(ABC):
     """Reads and judges answers of one kind of question.
 
     A value, as `exact` and `pattern` return it, is whatever the protocol compares: a choice, a number, an angle.
+
+    Attributes:
+        is_directional: Whether every answer is a place around the camera, so that `turned` needs no mark of the row.
     """
+
+    is_directional: ClassVar[bool] = False
 
     @abstractmethod
     def exact(self, row: Row, text: str) -> Any | None:

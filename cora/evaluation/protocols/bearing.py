@@ -36,6 +36,8 @@ def angular_error_deg(first_deg: float, second_deg: float) -> float:
 class Bearing(AnswerProtocol):
     """Right is a yaw at most the tolerance (degrees, 22.5 by default) away from the accepted one."""
 
+    is_directional = True
+
     def check(self, row: Row) -> None:
         """Raise DataError where the tolerance is no angle up to 180 or an accepted answer is no bearing."""
         absolute_tolerance(row, DEFAULT_TOLERANCE_DEG, largest=180.0)

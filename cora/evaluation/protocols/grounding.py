@@ -33,6 +33,8 @@ _NAMED = re.compile(
 class Grounding(AnswerProtocol):
     """Right is a box whose intersection over union with the accepted one is at least ``tolerance``, 0.5 by default."""
 
+    is_directional = True
+
     def check(self, row: Row) -> None:
         """Raise DataError where the tolerance is no share or an accepted answer is no box."""
         absolute_tolerance(row, DEFAULT_IOU, largest=1.0)
