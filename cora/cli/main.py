@@ -14,6 +14,7 @@ COMMANDS = {
     "dry-run": "cora.cli.dry_run:main",
     "export": "cora.cli.export:main",
     "eval": "cora.cli.eval:main",
+    "convert": "cora.cli.convert:main",
     "crop": "cora.cli.crop:main",
     "bench": "cora.cli.bench:main",
     "doctor": "cora.cli.doctor:main",

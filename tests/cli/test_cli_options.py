@@ -17,6 +17,7 @@ OPTIONS = {
     "bench scan": {"--debug", "--help", "--json", "--rounds"},
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
     "bench train": {"--config", "--debug", "--help", "--json", "--rounds", "--samples"},
+    "convert": {"--debug", "--help"},
     "crop": {
         "--debug",
         "--fov",
