@@ -22,7 +22,7 @@ from cora.evaluation.protocols.registry import protocol_of
 from cora.geometry.sphere import wrap_yaw_deg
 from cora.processors.loading import load_panorama
 
-__all__ = ["Turn", "TurnPlan", "parse_shifts", "plan_turns", "turned_panorama"]
+__all__ = ["Turn", "TurnPlan", "parse_shifts", "plan_turns", "turned_panoramas"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,17 +88,15 @@ def plan_turns(questions: Sequence[Row], shifts_deg: Sequence[float], folder: Pa
     Raises:
         DataError: A row does not say whether its answer stays right, or a file cannot be written.
     """
-    turnable, left_out = _turnable(questions, [shift for shift in shifts_deg if shift])
+    shifts = [shift for shift in shifts_deg if shift]
+    turnable, left_out = _turnable(questions, shifts)
     turns = []
-    turned: dict[tuple[Path, float], tuple[Path, float]] = {}
+    images = dict.fromkeys(questions[index].image for index in turnable)
+    turned = {image: turned_panoramas(image, shifts, folder) for image in images}
     for index in turnable:
         row = questions[index]
-        for shift in shifts_deg:
-            if not shift:
-                continue
-            if (row.image, shift) not in turned:
-                turned[row.image, shift] = turned_panorama(row.image, shift, folder)
-            image, yaw = turned[row.image, shift]
+        for shift in shifts:
+            image, yaw = turned[row.image][shift]
             moved = _turned_row(row, yaw)
             assert moved is not None
             moved = replace(moved, image=image, sample_id=f"{row.sample_id}@{shift:g}")
@@ -106,26 +104,35 @@ def plan_turns(questions: Sequence[Row], shifts_deg: Sequence[float], folder: Pa
     return TurnPlan(tuple(shifts_deg), tuple(turns), left_out)
 
 
-def turned_panorama(image: Path, shift_deg: float, folder: Path) -> tuple[Path, float]:
-    """Return the file of a panorama rolled to the right, and by how many degrees it is.
+def turned_panoramas(image: Path, shifts_deg: Sequence[float], folder: Path) -> dict[float, tuple[Path, float]]:
+    """Return, by shift, the file of a panorama rolled to the right, and by how many degrees it is.
 
-    The file is a PNG named by the content of the original; one that is there is used again. A panorama that cannot be
-    read has none: the path names a file that does not exist, and whoever opens it says so.
+    The files are PNGs named by the content of the original; those that are there are used again. A panorama that cannot
+    be read has none: the paths name files that do not exist, and whoever opens one says so.
 
-    Convention: the shift is rounded to whole columns. At 90 degrees what was ahead (the middle column) is to the right.
+    Convention: a shift is rounded to whole columns. At 90 degrees what was ahead (the middle column) is to the right.
     """
     digest = image_digest(image)
-    try:
-        panorama = load_panorama(image, accept_flat=True).numpy()
-    except ImageError as error:
-        logger.warning("cannot be turned: %s", error)
-        return folder / f"{image.stem}-unreadable.png", shift_deg
-    width = panorama.shape[1]
-    columns = round(shift_deg / 360.0 * width) % width
-    path = folder / f"{digest[:32]}-{columns}.png"
-    if not path.exists():
-        _write_png(path, np.roll(panorama, columns, axis=1))
-    return path, wrap_yaw_deg(columns * 360.0 / width)
+    files = {shift: folder / f"{digest[:32]}-{shift:g}.png" for shift in shifts_deg}
+    missing = {shift: path for shift, path in files.items() if not path.exists()}
+    if missing:
+        try:
+            panorama = load_panorama(image, accept_flat=True).numpy()
+        except ImageError as error:
+            logger.warning("cannot be turned: %s", error)
+            return {shift: (folder / f"{image.stem}-unreadable.png", shift) for shift in shifts_deg}
+        for shift, path in missing.items():
+            _write_png(path, np.roll(panorama, _columns(shift, panorama.shape[1]), axis=1))
+    found = {}
+    for shift, path in files.items():
+        with Image.open(path) as picture:
+            width = picture.width
+        found[shift] = path, wrap_yaw_deg(_columns(shift, width) * 360.0 / width)
+    return found
+
+
+def _columns(shift_deg: float, width: int) -> int:
+    return round(shift_deg / 360.0 * width) % width
 
 
 def _write_png(path: Path, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:

@@ -22,7 +22,7 @@ from cora.errors import ConfigError, DataError
 from cora.evaluation.protocols.registry import protocol_of
 from cora.evaluation.regions import region_of
 from cora.evaluation.runner import EvaluationResult, evaluate, score_file
-from cora.evaluation.turns import parse_shifts, plan_turns, turned_panorama
+from cora.evaluation.turns import parse_shifts, plan_turns, turned_panoramas
 from cora.geometry.sphere import wrap_yaw_deg
 from cora.inference.protocol import GenerationRequest, GenerationResult, failed
 from cora.processors.loading import load_panorama
@@ -70,7 +70,7 @@ def run(generator: FakeGenerator, folder: Path, table: str, shifts: tuple[float,
 def test_rolling_moves_whole_columns(tmp_path_factory: pytest.TempPathFactory, width: int, shift: float) -> None:
     folder = tmp_path_factory.mktemp("turn")
     image = write_panorama(folder / "a.png", 10.0, 2 * width)
-    path, yaw = turned_panorama(image, shift, folder / "turned")
+    path, yaw = turned_panoramas(image, [shift], folder / "turned")[shift]
     columns = round(yaw / 360 * 2 * width)
     assert yaw == pytest.approx(columns * 360 / (2 * width))
     assert abs(wrap_yaw_deg(yaw - shift)) <= 180 / (2 * width) + 1e-9
@@ -80,7 +80,7 @@ def test_rolling_moves_whole_columns(tmp_path_factory: pytest.TempPathFactory, w
 
 def test_convention_a_quarter_turn_brings_what_was_ahead_to_the_right(tmp_path: Path) -> None:
     image = write_panorama(tmp_path / "a.png", 0.0)
-    path, yaw = turned_panorama(image, 90.0, tmp_path)
+    path, yaw = turned_panoramas(image, [90.0], tmp_path)[90.0]
     assert yaw == 90.0
     assert load_panorama(path)[0, WIDTH // 2 + WIDTH // 4].tolist() == [255, 255, 255]
     # As training turns panoramas.

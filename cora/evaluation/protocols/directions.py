@@ -5,6 +5,7 @@ Convention: yaw 0 is ahead (the middle of the panorama), right is positive; see 
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import groupby
 
@@ -36,9 +37,12 @@ _YAW_DEG = {
     frozenset({"left"}): -90.0,
     frozenset({"front", "left"}): -45.0,
 }
-_FILLERS = frozenset({"to", "on", "in", "at", "of", "the", "side", "hand", "your", "my", "our", "you", "me", "us"}) | {
-    *("and", "is", "are", "it", "its", "directly", "straight", "slightly")
-}
+_FILLERS = frozenset(
+    {"to", "on", "in", "at", "of", "the", "side", "hand", "your", "my", "our", "you", "me", "us", "and"}
+    | {"directly", "straight", "slightly"}
+)
+# "Right. It is behind." is not behind on the right.
+_SENTENCE_ENDS = re.compile(r"[.;:!?\n]+")
 _CLOCK = re.compile(r"\b(\d{1,2}) ?oclock\b")
 
 
@@ -47,6 +51,8 @@ def direction_deg(text: str) -> float | None:
 
     Convention: "to the right" is 90, "behind on the left" -135, "behind" -180.
     """
+    if len(_sentences(text)) != 1:
+        return None
     words = normalize(text).split()
     if not words or not all(word in _WORDS or word in _FILLERS for word in words):
         return None
@@ -55,19 +61,24 @@ def direction_deg(text: str) -> float | None:
 
 def directions_in(text: str) -> set[float]:
     """Return the yaws of all phrases of direction in a longer text, and NaN for one that contradicts itself."""
-    words = normalize(text).split()
-    runs = (
-        list(run) for is_phrase, run in groupby(words, lambda word: word in _WORDS or word in _FILLERS) if is_phrase
-    )
-    return {
-        float("nan") if (yaw := _combined(run)) is None else yaw for run in runs if any(word in _WORDS for word in run)
-    }
+    found = set()
+    for sentence in _sentences(text):
+        for is_phrase, run in groupby(normalize(sentence).split(), lambda word: word in _WORDS or word in _FILLERS):
+            words = list(run)
+            if is_phrase and any(word in _WORDS for word in words):
+                yaw = _combined(words)
+                found.add(math.nan if yaw is None else yaw)
+    return found
 
 
 def clock_deg(text: str) -> float | None:
     """Return the yaw in degrees of the only clock position in a text; 12 o'clock is ahead, 3 o'clock right."""
     hours = {int(hour) for hour in _CLOCK.findall(normalize(text)) if 1 <= int(hour) <= 12}
     return wrap_yaw_deg(30.0 * hours.pop()) if len(hours) == 1 else None
+
+
+def _sentences(text: str) -> list[str]:
+    return [part for part in _SENTENCE_ENDS.split(text) if normalize(part)]
 
 
 def _combined(words: list[str]) -> float | None:
