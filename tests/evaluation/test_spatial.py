@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -195,3 +196,26 @@ def test_a_written_box_is_read_again(yaw: float, pitch: float, hfov: float, vfov
 def test_rows_that_cannot_be_judged(row: Row, message: str) -> None:
     with pytest.raises(DataError, match=rf"row 0 \(line 2\), protocol .*{message}"):
         check_rows([row])
+
+
+MESSY = st.text(st.sampled_from("0123456789.,-+%°[]():= \\nabAB") | st.characters(), max_size=60)
+JUDGED = [
+    make_row("blue", choices=("red", "blue"), protocol="multiple_choice"),
+    make_row("yes", protocol="yes_no"),
+    make_row("no", protocol="absent_object"),
+    number_row("3.5 m"),
+    bearing_row("behind"),
+    box_row("[10, -5, 30, 20]"),
+    make_row("red", protocol="exact"),
+]
+
+
+@given(answer=MESSY | st.integers().map(str) | st.just("9" * 400 + "°") | st.just(f"[{'9' * 400}, 0, 1, 1]"))
+def test_any_answer_has_a_verdict_that_json_can_hold(answer: str) -> None:
+    verdicts = judge_rows(JUDGED, [answer] * len(JUDGED))
+    for verdict in verdicts:
+        assert verdict is not None
+        assert (verdict.value is None) == (verdict.rung == "none")
+        assert verdict.measure is None or math.isfinite(verdict.measure)
+    for score in score_protocols(JUDGED, verdicts).values():
+        json.dumps(score.to_dict(), allow_nan=False)

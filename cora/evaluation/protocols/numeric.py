@@ -19,8 +19,9 @@ __all__ = ["NUMBER", "Numeric", "absolute_tolerance", "number_text", "plain_numb
 
 DEFAULT_TOLERANCE = "10%"
 
-# "1,200" has a separator of thousands, "1,5" a decimal comma. A minus inside a range or a word is no sign.
-NUMBER = r"(?:(?<![\w.,])[-+\u2212])?(?<![\w.])(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?|\.\d+)(?![\d])"
+# "1,200" has a separator of thousands, "1,5" a decimal comma. A minus inside a range or a word is no sign. More than 18
+# digits are noise, and enough of them no finite number.
+NUMBER = r"(?:(?<![\w.,])[-+\u2212])?(?<![\w.])(?:\d{1,3}(?:,\d{3}){1,5}(?:\.\d+)?|\d{1,18}(?:[.,]\d+)?|\.\d+)(?![\d])"
 _METRES = {
     "mm": 0.001,
     "cm": 0.01,
