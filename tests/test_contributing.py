@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cora.data.table import Row
 from cora.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,6 +42,14 @@ def test_crop_strategy_recipe():
 
     (view,) = recipe("Add a crop strategy")["front"](CropOptions(fov_deg=80.0))
     assert (view.yaw_deg, view.hfov_deg) == (0.0, 80.0)
+
+
+def test_protocol_recipe():
+    row = Row("0", Path("a.jpg"), "How high?", ("20°",), None, None, None, 2)
+    protocol = recipe("Add a protocol")["Latitude"]()
+    verdict = protocol.judge(row, "It is at 31° or so")
+    assert (verdict.is_right, verdict.value, verdict.measure, verdict.rung) == (False, 31.0, 11.0, "pattern")
+    assert protocol.judge(row, "11°").is_right
 
 
 def test_loss_recipe():
@@ -77,5 +86,5 @@ def test_command_recipe(tmp_path):
 
 @pytest.mark.parametrize("path", re.findall(r"`((?:cora|tests|docs|triton_kernels|bench)/[\w/.]*)`", TEXT))
 def test_mentioned_paths_exist(path):
-    made_by_the_recipes = {"mean.py", "test_resampler_mean.py", "front.py", "hello.py", "agreement.py"}
+    made_by_the_recipes = {"mean.py", "test_resampler_mean.py", "front.py", "hello.py", "agreement.py", "latitude.py"}
     assert Path(path).name in made_by_the_recipes or (ROOT / path).exists()

@@ -51,7 +51,10 @@ _PATH = click.Path(path_type=Path)
 @click.option("--predict-only", is_flag=True, help="Answer without scoring; --csv-input scores later.")
 @click.option("--seed", metavar="N", type=int, default=0, show_default=True, help="Of sampled answers and intervals.")
 @click.option("--image-root", metavar="DIR", type=_PATH, help="Folder of the images, when it is not the table's.")
-@click.option("--config", metavar="YAML", type=_PATH, help="Read its section `generation`; default: the run's own.")
+@click.option("--yaw-shifts", metavar="DEG,DEG", help="Ask about turned panoramas too, such as 0,90,180,270.")
+@click.option(
+    "--config", metavar="YAML", type=_PATH, help="Read its generation and evaluation; default: the run's own."
+)
 @click.option(
     "--set", "overrides", metavar="KEY=VALUE", multiple=True, help="generation.max_new_tokens=32; repeatable."
 )
@@ -75,7 +78,7 @@ def main(
     if csv_input:
         ignored = [
             f"--{name.replace('_', '-')}"
-            for name in ("limit", "shard", "predict_only", "image_root", "config", "overrides")
+            for name in ("limit", "shard", "predict_only", "image_root", "yaw_shifts", "config", "overrides")
             if options[name]
         ]
         if checkpoint is not None or test_csv is not None or ignored:
@@ -108,16 +111,21 @@ def _evaluate(
     predict_only: bool,
     seed: int,
     image_root: Path | None,
+    yaw_shifts: str | None,
     config: Path | None,
     overrides: tuple[str, ...],
 ) -> EvaluationResult | PredictionResult:
     from cora.data.table import read_rows
     from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import evaluate, predict
+    from cora.evaluation.turns import parse_shifts
     from cora.inference.generator import PanoramaGenerator
 
-    check_overrides(overrides, ("generation", "endpoint") if backend == "openai" else ("generation",))
-    settings = replace(_settings(checkpoint, config, overrides), seed=seed)
+    sections = ("generation", "evaluation")
+    check_overrides(overrides, (*sections, "endpoint") if backend == "openai" else sections)
+    settings, choice_seed = _settings(checkpoint, config, overrides)
+    settings = replace(settings, seed=seed)
+    shifts = () if yaw_shifts is None else parse_shifts(yaw_shifts)
     rows = read_rows(test_csv, image_root=image_root, limit=limit)
     name = f"{_model_name(checkpoint)}-{test_csv.stem}"
     if shard is not None:
@@ -136,16 +144,26 @@ def _evaluate(
     chunk_size = generator.chunk_size
     try:
         if predict_only:
-            return predict(generator, rows, settings, folder, chunk_size=chunk_size)
+            return predict(generator, rows, settings, folder, chunk_size=chunk_size, choice_seed=choice_seed)
         return evaluate(
-            generator, rows, settings, folder, evaluator=evaluator, chunk_size=chunk_size, test_csv=test_csv
+            generator,
+            rows,
+            settings,
+            folder,
+            evaluator=evaluator,
+            chunk_size=chunk_size,
+            test_csv=test_csv,
+            choice_seed=choice_seed,
+            yaw_shifts=shifts,
         )
     finally:
         generator.close()
 
 
-def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...]) -> GenerationSettings:
-    """Return the generation settings of `config`, or of the run the checkpoint belongs to, with overrides."""
+def _settings(
+    checkpoint: Path, config: Path | None, overrides: tuple[str, ...]
+) -> tuple[GenerationSettings, int | None]:
+    """Return generation settings and `choice_seed` of `config`, or of the checkpoint's run, with overrides."""
     from cora.config.manager import ConfigManager, validate
     from cora.config.schema import CORAConfig
     from cora.inference.protocol import GenerationSettings
@@ -153,11 +171,11 @@ def _settings(checkpoint: Path, config: Path | None, overrides: tuple[str, ...])
     source = config or ConfigManager.auto_detect_config(checkpoint)
     if source is None:
         document = ConfigManager.apply_overrides({}, overrides)
-        section = validate(CORAConfig, document, source="--set", overrides=overrides).generation
+        loaded = validate(CORAConfig, document, source="--set", overrides=overrides)
     else:
         logger.info("generation settings from %s", source)
-        section = ConfigManager.load(source, overrides=overrides).generation
-    return GenerationSettings(**section.known())
+        loaded = ConfigManager.load(source, overrides=overrides)
+    return GenerationSettings(**loaded.generation.known()), loaded.evaluation.choice_seed
 
 
 def _open_endpoint(model: str, config: Path | None, overrides: tuple[str, ...], device: str) -> PanoramaGenerator:
@@ -166,7 +184,7 @@ def _open_endpoint(model: str, config: Path | None, overrides: tuple[str, ...], 
 
     if device != "auto":
         raise ConfigError(f"--device {device}: the server of the back end openai has its own")
-    section = load_sections(config, overrides, ("generation", "endpoint")).endpoint
+    section = load_sections(config, overrides, ("generation", "evaluation", "endpoint")).endpoint
     return PanoramaGenerator.from_endpoint(open_endpoint(model, section), image_width=section.image_width)
 
 

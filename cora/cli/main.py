@@ -17,6 +17,7 @@ COMMANDS = {
     "report": "cora.cli.report:main",
     "collect": "cora.cli.collect:main",
     "judge": "cora.cli.judge:main",
+    "convert": "cora.cli.convert:main",
     "crop": "cora.cli.crop:main",
     "bench": "cora.cli.bench:main",
     "doctor": "cora.cli.doctor:main",

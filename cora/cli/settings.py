@@ -18,7 +18,8 @@ def check_overrides(overrides: Sequence[str], sections: Sequence[str]) -> None:
     for text in overrides:
         if text.strip().partition(".")[0] not in sections:
             kind = "section" if len(sections) == 1 else "sections"
-            raise ConfigError(f"--set {text}: only keys of the {kind} {' and '.join(sections)} have an effect here")
+            names = " and ".join(filter(None, (", ".join(sections[:-1]), sections[-1])))
+            raise ConfigError(f"--set {text}: only keys of the {kind} {names} have an effect here")
 
 
 def load_sections(source: Path | None, overrides: Sequence[str], sections: Sequence[str]) -> CORAConfig:

@@ -343,6 +343,13 @@ class GenerationConfig(Section):
     """1 does not penalise."""
 
 
+class EvaluationConfig(Section):
+    """How `cora-eval` asks."""
+
+    choice_seed: int | None = None
+    """Draws the order of the choices of each multiple-choice question; null keeps that of the table."""
+
+
 class LoRAConfig(Section):
     """Low-rank adapters on the language model in the finetune stage."""
 
@@ -411,6 +418,7 @@ class CORAConfig(Section):
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
     endpoint: EndpointConfig = Field(default_factory=EndpointConfig)
     judge: JudgeConfig = Field(default_factory=JudgeConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     lora: LoRAConfig = Field(default_factory=LoRAConfig)
     output: OutputConfig = Field(default_factory=OutputConfig)
     data: DataConfig = Field(default_factory=DataConfig)

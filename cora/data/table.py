@@ -6,6 +6,7 @@ Images are only named here, never opened: a missing picture is the concern of wh
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,18 @@ from typing import Any
 from cora.data.records import Record, iterate_records
 from cora.errors import DataError, did_you_mean
 
-__all__ = ["ANSWER_COLUMNS", "IMAGE_COLUMNS", "QUERY_COLUMNS", "Row", "cell_text", "merge_rows", "read_rows"]
+__all__ = [
+    "ANSWER_COLUMNS",
+    "IMAGE_COLUMNS",
+    "QUERY_COLUMNS",
+    "Row",
+    "cell_text",
+    "choices_cell",
+    "merge_rows",
+    "read_rows",
+    "stripped_cell",
+    "target_cells",
+]
 
 # The first column that exists is used.
 IMAGE_COLUMNS = ("url", "image", "image_path", "file_name")
@@ -43,6 +55,10 @@ class Row:
         line: Line of the table the row starts on, from 1.
         is_yaw_equivariant: Whether the references stay right when the panorama is turned; None where the table does not
             say.
+        protocol: Name of how answers are read and judged, see `cora.evaluation.protocols`; None leaves it to the type.
+        tolerance: How far from the reference an answer may be; what it means is the protocol's concern.
+        target_deg: (yaw, pitch) of what the question is about; None where the table does not say.
+        region: ``seam``, ``pole`` or another name of a part of the test that is scored apart.
     """
 
     sample_id: str
@@ -54,6 +70,10 @@ class Row:
     choices: tuple[str, ...] | None
     line: int
     is_yaw_equivariant: bool | None = None
+    protocol: str | None = None
+    tolerance: str | None = None
+    target_deg: tuple[float, float] | None = None
+    region: str | None = None
 
 
 # A table has many questions about a picture, and asks the same about many pictures.
@@ -120,14 +140,15 @@ def merge_rows(rows: Iterable[Row], *, name: str = "rows") -> list[Row]:
         name: What the rows came from, for error messages.
 
     Raises:
-        DataError: Rows that ask the same disagree about the answer, the type or the choices.
+        DataError: Rows that ask the same disagree about the answer, the type, the choices, the protocol or its
+            tolerance.
     """
     merged: dict[tuple[Path, str], Row] = {}
     for row in rows:
         first = merged.setdefault((row.image, row.query), row)
         if first is row:
             continue
-        for field in ("answer", "type", "choices"):
+        for field in ("answer", "type", "choices", "protocol", "tolerance"):
             if getattr(first, field) != getattr(row, field):
                 raise DataError(
                     f"{name}, line {row.line}: the same image and query as line {first.line}, "
@@ -175,11 +196,44 @@ def _row(record: Record, index: int, columns: _Columns, root: Path, *, contain: 
         query=_required(cells, columns.query),
         references=_references(cells, columns.reference),
         answer=cell_text(cells.get("answer")),
-        type=(cell_text(cells.get("type")) or "").strip() or None,
-        choices=_choices(cells.get("choices")),
+        type=stripped_cell(cells, "type") or stripped_cell(cells, "question_type"),
+        choices=choices_cell(cells.get("choices")),
         line=line,
         is_yaw_equivariant=_truth(cells, "yaw_equivariant"),
+        protocol=stripped_cell(cells, "protocol"),
+        tolerance=stripped_cell(cells, "tolerance"),
+        target_deg=target_cells(cells),
+        region=stripped_cell(cells, "region"),
     )
+
+
+def stripped_cell(cells: Mapping[str, Any], column: str) -> str | None:
+    """Return a cell as text without white space around it, or None where it is absent or blank."""
+    return (cell_text(cells.get(column)) or "").strip() or None
+
+
+def target_cells(cells: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return (yaw, pitch) in degrees of the columns ``target_yaw_deg`` and ``target_pitch_deg``.
+
+    The pitch is 0 where only the yaw is given; None where neither is.
+
+    Raises:
+        DataError: A cell is no number, the pitch is outside [-90, 90], or stands there without a yaw.
+    """
+    yaw, pitch = (stripped_cell(cells, name) for name in ("target_yaw_deg", "target_pitch_deg"))
+    if yaw is None:
+        if pitch is not None:
+            raise DataError("column 'target_pitch_deg' stands there without 'target_yaw_deg'")
+        return None
+    try:
+        target = float(yaw), float(pitch or 0)
+    except ValueError:
+        raise DataError(
+            f"columns 'target_yaw_deg' and 'target_pitch_deg' hold degrees, got '{yaw}', '{pitch}'"
+        ) from None
+    if not (math.isfinite(target[0]) and -90 <= target[1] <= 90):
+        raise DataError(f"the target is at yaw {target[0]:g} and pitch {target[1]:g}; a pitch is in [-90, 90]")
+    return target
 
 
 def _required(cells: Mapping[str, Any], column: str) -> str:
@@ -220,7 +274,7 @@ def _image_path(cell: str, root: Path, *, contain: bool) -> Path:
     return path
 
 
-def _choices(value: object) -> tuple[str, ...] | None:
+def choices_cell(value: object) -> tuple[str, ...] | None:
     """Return the choices of a cell: a list, a JSON list as text, or texts separated by ``|``; None where blank."""
     text = None if isinstance(value, list) else cell_text(value)
     items: object = value

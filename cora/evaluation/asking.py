@@ -10,6 +10,7 @@ from pathlib import Path
 from cora.data.table import Row
 from cora.evaluation.journal import Journal, JournalEntry, answer_key, image_digest
 from cora.evaluation.progress import Progress
+from cora.evaluation.protocols.asking import asked_text
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, Generator
 from cora.inference.streams import stream_answers
 
@@ -86,7 +87,7 @@ class Asking:
             # Read only now, so that a run starts at once and the picture is still in the system's memory when opened.
             digest = image_digest(image)
             for index in indices:
-                query = self._questions[index].query
+                query = asked_text(self._questions[index])
                 key = answer_key(self._generator, self._settings, image=digest, query=query)
                 if (known := self._journal.find(key)) is not None:
                     self._answers.texts[index] = known.prediction
@@ -101,7 +102,7 @@ class Asking:
 
     def _entry(self, key: str, index: int, result: GenerationResult) -> JournalEntry:
         row = self._questions[index]
-        return JournalEntry.of(key, sample_id=row.sample_id, image=str(row.image), query=row.query, result=result)
+        return JournalEntry.of(key, sample_id=row.sample_id, image=str(row.image), query=asked_text(row), result=result)
 
     def _note(self, index: int, result: GenerationResult) -> None:
         self._answers.texts[index] = result.text

@@ -24,6 +24,7 @@ __all__ = [
     "is_right",
     "most_frequent_answers",
     "normalize",
+    "type_name",
 ]
 
 # Types whose references are their answers where a table has no `answer` column.
@@ -53,12 +54,16 @@ def normalize(text: str) -> str:
     return " ".join([word for word in words if word not in _ARTICLES] or words)
 
 
+def type_name(text: str) -> str:
+    """Return the name of a type or protocol as it is compared: in lower case, its words joined by ``_``."""
+    return text.strip().lower().replace("/", "_").replace(" ", "_").replace("-", "_")
+
+
 def accepted_answers(row: Row) -> frozenset[str] | None:
     """Return the normalised answers that are right for a closed question, or None where the question is open."""
     if row.answer is not None:
         return frozenset({normalize(row.answer)})
-    kind = (row.type or "").lower().replace("/", "_").replace(" ", "_").replace("-", "_")
-    if kind in CLOSED_TYPES or row.choices is not None:
+    if type_name(row.type or "") in CLOSED_TYPES or row.choices is not None:
         return frozenset(normalize(reference) for reference in row.references)
     return None
 

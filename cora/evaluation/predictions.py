@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cora.data.records import iterate_records
-from cora.data.table import ANSWER_COLUMNS, IMAGE_COLUMNS, QUERY_COLUMNS, Row, cell_text, merge_rows
+from cora.data.table import (
+    ANSWER_COLUMNS,
+    IMAGE_COLUMNS,
+    QUERY_COLUMNS,
+    Row,
+    cell_text,
+    choices_cell,
+    merge_rows,
+    stripped_cell,
+    target_cells,
+)
 from cora.errors import DataError, did_you_mean
 from cora.evaluation.cells import table_lines, unescape_cell
 from cora.files import write_file
@@ -17,7 +28,7 @@ __all__ = ["PREDICTIONS_NAME", "PREDICTION_COLUMNS", "Predictions", "read_predic
 PREDICTIONS_NAME = "predictions.csv"
 PREDICTION_COLUMNS = ("prediction", "output", "caption")
 _COLUMNS = ("sample_id", "image_path", "query", "prediction", "reference")
-_OPTIONAL = ("type", "answer", "choices")
+_OPTIONAL = ("type", "answer", "choices", "protocol", "tolerance", "target_yaw_deg", "target_pitch_deg", "region")
 _CHOICE_SEPARATOR = "|"
 
 
@@ -38,23 +49,29 @@ def write_predictions(path: Path, rows: Sequence[Row], answers: Iterable[str | N
     """Write one line per reference; an answer that is None becomes an empty cell.
 
     Cells that a spreadsheet would run as a formula get an apostrophe in front, which `read_predictions` takes off.
-    Columns that only closed questions have (type, answer, choices) are added where a row has a value for them.
+    Columns that decide how an answer is judged (type, answer, choices, protocol and so on) are added where a row has a
+    value for them.
     """
-    optional = [name for name in _OPTIONAL if any(getattr(row, name) is not None for row in rows)]
+    present = {name for row in rows for name, text in _optional_cells(row).items() if text}
+    optional = [name for name in _OPTIONAL if name in present]
     write_file(path, table_lines((*_COLUMNS, *optional), _lines(rows, answers, optional)))
 
 
 def _lines(rows: Sequence[Row], answers: Iterable[str | None], optional: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for row, answer in zip(rows, answers, strict=True):
-        image = str(row.image.absolute())
-        cells = {
-            "type": row.type or "",
-            "answer": row.answer or "",
-            "choices": f" {_CHOICE_SEPARATOR} ".join(row.choices or ()),
-        }
+        image, cells = str(row.image.absolute()), _optional_cells(row)
         extra = [cells[name] for name in optional]
         for reference in row.references:
             yield (row.sample_id, image, row.query, answer or "", reference, *extra)
+
+
+def _optional_cells(row: Row) -> dict[str, str]:
+    yaw, pitch = row.target_deg or ("", "")
+    choices = f" {_CHOICE_SEPARATOR} ".join(row.choices or ())
+    if choices.startswith("[") or any(_CHOICE_SEPARATOR in choice for choice in row.choices or ()):
+        choices = json.dumps(row.choices)
+    plain = (row.type, row.answer, choices, row.protocol, row.tolerance, yaw, pitch, row.region)
+    return {name: "" if value is None else str(value) for name, value in zip(_OPTIONAL, plain, strict=True)}
 
 
 def read_predictions(*paths: str | Path) -> Predictions:
@@ -89,19 +106,33 @@ def _read(path: Path, start: int) -> Iterator[tuple[Row, str | None]]:
         reference = texts.get(reference_column)
         if reference is None:
             raise DataError(f"{path}, line {line}: column '{reference_column}' is empty")
+        texts.setdefault("sample_id", str(index))
         is_alone = not image_column or not query_column
-        choices = tuple(part.strip() for part in texts.get("choices", "").split(_CHOICE_SEPARATOR) if part.strip())
-        row = Row(
-            sample_id=texts.get("sample_id", str(index)),
-            image=Path(str(index) if is_alone else texts.get(image_column, "")),
-            query=texts.get(query_column, ""),
-            references=(reference,),
-            answer=texts.get("answer"),
-            type=texts.get("type"),
-            choices=choices or None,
-            line=line,
-        )
+        image = str(index) if is_alone else texts.get(image_column, "")
+        query = texts.get(query_column, "")
+        try:
+            row = replace(_row(texts, line), image=Path(image), query=query, references=(reference,))
+        except DataError as error:
+            raise DataError(f"{path}, line {line}: {error}") from None
         yield row, texts.get(prediction_column)
+
+
+def _row(texts: Mapping[str, str], line: int) -> Row:
+    """Return what a line says besides its image, query and reference."""
+    return Row(
+        sample_id=texts["sample_id"],
+        image=Path(),
+        query="",
+        references=(),
+        answer=texts.get("answer"),
+        type=texts.get("type"),
+        choices=choices_cell(texts.get("choices")),
+        line=line,
+        protocol=stripped_cell(texts, "protocol"),
+        tolerance=stripped_cell(texts, "tolerance"),
+        target_deg=target_cells(texts),
+        region=stripped_cell(texts, "region"),
+    )
 
 
 def _grouped(name: str, rows: Sequence[Row], answers: Sequence[str | None]) -> Predictions:

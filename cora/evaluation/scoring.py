@@ -1,4 +1,4 @@
-"""Scores answers, wherever they come from: caption metrics over all of them, exact match by type of closed question."""
+"""Scores answers, wherever they come from: caption metrics over all, exact match by type, and what protocols count."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any, TypeVar
 
 from cora.data.table import Row
 from cora.evaluation.closed import UNTYPED, TypeAccuracy, exact_match, is_right
+from cora.evaluation.consistency import YawConsistency
 from cora.evaluation.intervals import Bootstrap, Interval
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
+from cora.evaluation.protocols.base import Extractor
+from cora.evaluation.protocols.scores import ProtocolScore, judge_rows, score_protocols
+from cora.evaluation.regions import RegionScore, score_regions
 from cora.evaluation.values import MetricValue
 
 __all__ = ["METRICS", "Scores", "score_answers"]
@@ -32,6 +36,9 @@ class Scores:
         provenance: Tokeniser and Java behind the caption metrics.
         per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
         bleu_sums: What each row adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
+        protocols: Score of each protocol but exact match; see `cora.evaluation.protocols`.
+        regions: Score of each region of the sphere that is known of some question; see `cora.evaluation.regions`.
+        yaw: Scores over turned panoramas, where they were asked for.
     """
 
     metrics: dict[str, MetricValue]
@@ -41,6 +48,9 @@ class Scores:
     type_intervals: dict[str, Interval | None] = field(default_factory=dict)
     per_sample: dict[str, list[float | None]] = field(default_factory=dict)
     bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
+    protocols: dict[str, ProtocolScore] = field(default_factory=dict)
+    regions: dict[str, RegionScore] = field(default_factory=dict)
+    yaw: YawConsistency | None = None
 
     @property
     def accuracy(self) -> float | None:
@@ -65,6 +75,7 @@ def score_answers(
     evaluator: CORAEvaluator | None = None,
     captions: bool = True,
     seed: int = 0,
+    extractor: Extractor | None = None,
 ) -> Scores:
     """Return the scores of one answer per row.
 
@@ -74,6 +85,10 @@ def score_answers(
         evaluator: Computes the caption metrics.
         captions: Whether to compute them at all; they need Java and take seconds.
         seed: Of the confidence intervals.
+        extractor: Reads answers that the rules of a protocol cannot read.
+
+    Raises:
+        DataError: A row cannot be judged by its protocol; see `cora.evaluation.protocols.registry.check_rows`.
     """
     answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer is not None]
     metrics: dict[str, MetricValue] = {}
@@ -105,7 +120,20 @@ def score_answers(
     }
     overall, type_intervals = _accuracy_intervals(rows, answers, list(by_type), seed)
     metrics = {**metrics, "exact_match": replace(_overall(by_type), interval=overall)}
-    return Scores(metrics, by_type, counts, provenance, type_intervals, per_sample, bleu_sums)
+    verdicts = judge_rows(rows, answers, extractor)
+    if protocols := score_protocols(rows, verdicts):
+        per_sample["protocol"] = [None if verdict is None else float(verdict.is_right) for verdict in verdicts]
+    return Scores(
+        metrics,
+        by_type,
+        counts,
+        provenance,
+        type_intervals,
+        per_sample,
+        bleu_sums,
+        protocols,
+        score_regions(rows, verdicts),
+    )
 
 
 def _accuracy_intervals(

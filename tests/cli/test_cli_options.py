@@ -19,6 +19,7 @@ OPTIONS = {
     "bench resampler": {"--case", "--debug", "--help", "--json", "--rounds"},
     "bench train": {"--config", "--debug", "--help", "--json", "--rounds", "--samples"},
     "collect": {"--baseline", "--debug", "--help", "--json", "--metric", "--out", "--resamples", "--seed"},
+    "convert": {"--debug", "--help"},
     "crop": {
         "--debug",
         "--fov",
@@ -49,6 +50,7 @@ OPTIONS = {
         "--set",
         "--shard",
         "--test-csv",
+        "--yaw-shifts",
     },
     "export": {"--debug", "--help", "--json"},
     "judge": {
@@ -82,7 +84,7 @@ OPTIONS = {
 }
 MOST_OPTIONS = 8
 # Two commands in one: answering and scoring, apart or together.
-MOST_OPTIONS_OF = {"eval": 11}
+MOST_OPTIONS_OF = {"eval": 12}
 COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}
 
 

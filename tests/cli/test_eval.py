@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from cora.cli.eval import main
 from cora.evaluation import java as java_module
@@ -105,6 +106,42 @@ def test_the_last_line_is_one_json_document(fake: FakeGenerator) -> None:
     assert document["metrics"]["exact_match"] == 0.5
     assert document["metrics"]["meteor"] is None
     assert document["exit_code"] == 0
+
+
+def test_protocols_are_printed(fake: FakeGenerator) -> None:
+    Path("test.csv").write_text("url,query,answer,choices,protocol\na.jpg,q,red,red|blue,multiple_choice\n")
+    result = invoke("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out", "--json")
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert document["protocols"]["multiple_choice"]["accuracy"] == 1.0
+    result = invoke("--csv-input", "out/predictions.csv")
+    assert "multiple_choice 1.0000  1 of 1, 0 could not be read" in result.stdout
+    Path("test.csv").write_text("url,query,answer,protocol\na.jpg,q,red,multiple_choice\n")
+    result = invoke("--checkpoint", "model", "--test-csv", "test.csv")
+    assert result.exit_code == 2
+    assert "row 0 (line 2), protocol multiple_choice: multiple choice needs 2 to 26 choices" in result.stderr
+
+
+def test_turned_panoramas_and_shuffled_choices(fake: FakeGenerator) -> None:
+    Image.new("RGB", (8, 4)).save("d.png")
+    Path("test.csv").write_text(
+        "url,query,answer,choices,protocol,yaw_equivariant\nd.png,q,A,red|blue,multiple_choice,yes\nd.png,p,left,,bearing,\n"
+    )
+    arguments = ("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out", "--yaw-shifts", "0,180")
+    result = invoke(*arguments, "--set", "evaluation.choice_seed=3", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout.splitlines()[-1])
+    assert fake.asked == 4
+    assert document["yaw_consistency"]["accuracy_by_shift"] == {"0": 0.5, "180": 0.5}
+    assert document["yaw_consistency"]["agreement"] == 0.5
+    assert document["regions"]["elsewhere"] == {"accuracy": 0.0, "items": 1, "correct": 0}
+    assert json.loads(Path("out/metrics.json").read_text())["provenance"]["choice_seed"] == 3
+    stdout = invoke(*arguments).stdout
+    assert "mean accuracy   0.5000  over turned panoramas, 2 questions (0°: 0.5000, 180°: 0.5000)" in stdout
+    assert "agreement       0.5000  of pairs of shifts" in stdout
+    Path("test.csv").write_text("url,query,answer\nd.png,q,red\n")
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "row 0 (line 2): column 'yaw_equivariant' is missing" in result.stderr
 
 
 def test_bad_images_are_counted_and_the_rest_is_kept(fake: FakeGenerator) -> None:
@@ -240,6 +277,8 @@ BAD_INPUT = {
     "shard 3 of 2": (("--shard", "3/2"), r"'3/2' is not I/N"),
     "shard": (("--shard", "first"), r"'first' is not I/N"),
     "predict file": (("--csv-input", "p.csv", "--predict-only"), r"not with --predict-only"),
+    "shifts with file": (("--csv-input", "p.csv", "--yaw-shifts", "0,90"), r"not with --yaw-shifts"),
+    "shifts": (("--checkpoint", "m", "--test-csv", "test.csv", "--yaw-shifts", "90"), r"yaw shifts are at least two"),
     "missing table": (("--checkpoint", "model", "--test-csv", "none.csv"), r"none\.csv: no such file"),
     "missing predictions": (("--csv-input", "none.csv"), r"none\.csv: no such file"),
     "not predictions": (("--csv-input", "test.csv"), r"test\.csv: no prediction column"),
@@ -251,7 +290,7 @@ BAD_INPUT = {
     ),
     "key without effect": (
         ("--checkpoint", "m", "--test-csv", "test.csv", "--set", "training.seed=1"),
-        r"only keys of the section generation",
+        r"only keys of the sections generation and evaluation",
     ),
     "bad value": (
         ("--checkpoint", "m", "--test-csv", "test.csv", "--set", "generation.top_p=2"),
@@ -289,6 +328,7 @@ def test_options_are_the_ones_we_mean_to_have() -> None:
             "predict_only",
             "seed",
             "image_root",
+            "yaw_shifts",
             "config",
             "overrides",
             "as_json",

@@ -73,7 +73,7 @@ def test_a_wrong_key_is_one_line() -> None:
     ("arguments", "message"),
     [
         (("--device", "cpu"), "--device cpu: the server of the back end openai has its own"),
-        (("--set", "judge.temperature=1"), "only keys of the sections generation and endpoint have an effect here"),
+        (("--set", "judge.temperature=1"), "sections generation, evaluation and endpoint have an effect here"),
         (("--set", "endpoint.base_url=ftp://x"), "the base URL is no http(s) address"),
     ],
 )

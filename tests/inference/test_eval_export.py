@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import cora
+from cora.processors.loading import load_panorama
 
 QUESTIONS = ("What is ahead?", "sky")
 
@@ -58,6 +60,37 @@ def test_bad_pictures_become_null_rows_and_exit_code_3(tiny_export: Path, table:
     answers = predictions(tmp_path / "out")
     assert [answer == "" for answer in answers[6:]] == [True, True]
     assert len(set(answers[:6])) > 2
+
+
+def test_a_turned_panorama_is_answered_as_its_pixels_are(
+    tiny_export: Path, panoramas: list[Path], tmp_path: Path
+) -> None:
+    rows = []
+    for index, path in enumerate(panoramas[:2]):
+        panorama = load_panorama(path).numpy()
+        half = panorama.shape[1] // 2
+        for name, pixels in ((f"{index}.png", panorama), (f"{index}-turned.png", np.roll(panorama, half, axis=1))):
+            Image.fromarray(pixels).save(tmp_path / name)
+            rows += [(name, query, "red", "red|blue", "multiple_choice", "true") for query in QUESTIONS]
+    with (tmp_path / "test.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("url", "query", "answer", "choices", "protocol", "yaw_equivariant"), *rows])
+    options = ("--checkpoint", tiny_export, "--test-csv", "test.csv", "--backend", "transformers", "--json")
+    done = cora_eval(
+        *options,
+        *("--output-dir", "out", "--yaw-shifts", "0,180", "--set", "generation.max_new_tokens=6"),
+        folder=tmp_path,
+    )
+    assert done.returncode in (0, 4), done.stderr  # 4: there is no Java here for the captions
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["yaw_consistency"]["items"] == document["protocols"]["multiple_choice"]["items"] == 8
+    upright = predictions(tmp_path / "out")
+    with (tmp_path / "out/predictions_turned.csv").open(newline="") as stream:
+        turned = [row["prediction"] for row in csv.DictReader(stream)]
+    # The table has each panorama and, behind it, the same turned by half; turning swaps the two.
+    number = len(QUESTIONS)
+    pairs = [upright[start : start + number] for start in range(0, 8, number)]
+    assert turned == [*pairs[1], *pairs[0], *pairs[3], *pairs[2]]
+    assert pairs[0] != pairs[1]
 
 
 def test_a_directory_that_is_no_export(tmp_path: Path, table: Path) -> None:
