@@ -126,7 +126,7 @@ def collate_loaded(
     """Return `collate` of what could be loaded, and as ``report`` a `LoadReport`, possibly nothing else."""
     usable = [sample for sample in samples if isinstance(sample, PanoramaSample)]
     skipped = tuple(sample for sample in samples if isinstance(sample, SkippedPanorama))
-    known, others = _distinct(usable)
+    known, others = _by_features(_distinct(usable))
     keys = tuple(sample.feature_key for sample in others)
     report = LoadReport(keys, len(known), sum(sample.was_damaged for sample in others), skipped)
     tensors = collate(usable, image_token_id=image_token_id, pad_token_id=pad_token_id) if usable else {}
@@ -137,29 +137,37 @@ def collate(samples: Sequence[PanoramaSample], *, image_token_id: int, pad_token
     """Return the model's input for samples: views, features or both, and, when there are conversations, text.
 
     Sequences are padded on the right; with several conversations in any sample the mask is bool[B, 1, L, L],
-    otherwise int64[B, L]. Where not every sample has a panorama of its own, in order, ``panorama`` int64[B] says which
-    of the P each is about: those of ``vision_features`` come first, those of ``pixel_values`` after them.
+    otherwise int64[B, L]. Where not every sample has a panorama of its own, ``panorama`` int64[B] says which of the P
+    each is about, counted as they first appear. Where there are both features and views, ``panorama_rows`` int64[P]
+    says which row of the two, one behind the other, each of the P is: what is known must not change their order, and
+    with it which of them dropout hits.
     """
-    known, others = _distinct(samples)
+    distinct = _distinct(samples)
+    known, others = _by_features(distinct)
     batch = {
         name: torch.stack([sample.views for sample in rows])
         for name, rows in (("vision_features", known), ("pixel_values", others))
         if rows
     }
+    if known and others:
+        rows = {id(sample.views): row for row, sample in enumerate(known + others)}
+        batch["panorama_rows"] = torch.tensor([rows[id(sample.views)] for sample in distinct])
     if not samples[0].conversations:
         return batch
-    places = {id(sample.views): place for place, sample in enumerate(known + others)}
-    panorama = [places[id(sample.views)] for sample in samples]
-    if panorama != list(range(len(places))):
-        batch["panorama"] = torch.tensor(panorama)
+    places = {id(sample.views): place for place, sample in enumerate(distinct)}
+    if len(places) < len(samples):
+        batch["panorama"] = torch.tensor([places[id(sample.views)] for sample in samples])
     return batch | _collate_text(samples, image_token_id, pad_token_id)
 
 
-def _distinct(samples: Sequence[PanoramaSample]) -> tuple[list[PanoramaSample], list[PanoramaSample]]:
-    """Return a sample of each panorama, those with features apart from those with views."""
-    distinct = {id(sample.views): sample for sample in samples}.values()
-    known = [sample for sample in distinct if sample.has_features]
-    return known, [sample for sample in distinct if not sample.has_features]
+def _distinct(samples: Sequence[PanoramaSample]) -> list[PanoramaSample]:
+    """Return a sample of each panorama, as they first appear."""
+    return list({id(sample.views): sample for sample in samples}.values())
+
+
+def _by_features(samples: Sequence[PanoramaSample]) -> tuple[list[PanoramaSample], list[PanoramaSample]]:
+    """Return the samples with features and those with views."""
+    return [item for item in samples if item.has_features], [item for item in samples if not item.has_features]
 
 
 def _collate_text(samples: Sequence[PanoramaSample], image_token_id: int, pad_token_id: int) -> dict[str, Tensor]:

@@ -154,14 +154,16 @@ class PanoramaTrainingModule(LightningModule):
         return {**losses, "loss": total}
 
     def _vision_features(self, batch: Batch) -> Tensor:
-        """Return the features float[P, V, S, D] of a batch: those that are known, then those of its views."""
+        """Return the features float[P, V, S, D] of a batch, in the order of its panoramas."""
         known, views = batch.get("vision_features"), batch.get("pixel_values")
         if views is None:
             return cast(Tensor, known)
         features = self.model.encode_views(views)
         if self.feature_cache is not None:
             features = self.feature_cache.store(batch["report"].feature_keys, features)
-        return features if known is None else torch.cat((known.to(features.dtype), features))
+        if known is None:
+            return features
+        return torch.cat((known.to(features.dtype), features))[batch["panorama_rows"]]
 
     def _no_loss(self) -> Tensor:
         """Return a loss of zero with gradients of zero: of a batch of skipped panoramas there is nothing to learn."""

@@ -85,7 +85,8 @@ def test_known_features_replace_views(table: Path, processor: PanoramaProcessor,
     (batch,) = module.val_dataloader()
     assert batch["vision_features"].shape == (1, 2, 3, 4)
     assert len(batch["pixel_values"]) == 2
-    assert batch["panorama"].tolist() == [1, 1, 0, 2]
+    assert batch["panorama"].tolist() == [0, 0, 1, 2]
+    assert batch["panorama_rows"].tolist() == [1, 0, 2]
     report = batch["report"]
     assert (report.num_hits, report.num_damaged, len(report.feature_keys)) == (1, 0, 2)
 

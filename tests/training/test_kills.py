@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 from collections import Counter
@@ -51,7 +50,7 @@ def _check_killed_run(folder: Path, *, epochs: int, num_kills: int, seed: int) -
     draw = random.Random(seed)
     counts = Counter(batches=len(whole))
     seen_parts: set[tuple[Path, int]] = set()
-    most = len(whole) // num_kills
+    most = int(1.5 * len(whole) / num_kills)
     while counts["kills"] < num_kills:
         was_killed = _kill_after(configs[1], record, batches=draw.randint(0, most), jitter=draw.uniform(0.0, 0.06))
         assert was_killed, f"the run ended after {counts['kills']} kills"
@@ -97,13 +96,7 @@ def _check_killed_run(folder: Path, *, epochs: int, num_kills: int, seed: int) -
     return dict(counts)
 
 
-def test_four_kills(tmp_path: Path) -> None:
-    counts = _check_killed_run(tmp_path, epochs=2, num_kills=4, seed=1)
-    assert counts["checkpoints read"] > 0
-
-
 @pytest.mark.slow
-@pytest.mark.skipif("CORA_LONG_TESTS" not in os.environ, reason="takes minutes; CORA_LONG_TESTS=1 runs it")
 @pytest.mark.timeout(1200)
 def test_twenty_kills(tmp_path: Path) -> None:
     counts = _check_killed_run(tmp_path, epochs=5, num_kills=20, seed=2)

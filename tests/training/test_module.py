@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import VISION_TYPES, make_batch, make_model
+from tiny_models import VISION_TYPES, make_batch, make_model, make_panorama
 
 from cora.config.schema import CORAConfig
+from cora.data.samples import Conversation, PanoramaSample, collate_loaded
 from cora.errors import ConfigError
 from cora.training.module import PanoramaTrainingModule
 from cora.training.schedule import warmup_decay_factor
@@ -130,6 +133,32 @@ def test_the_answer_loss_is_that_of_the_whole_model() -> None:
     logits = model(**batch).logits
     expected = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
     torch.testing.assert_close(losses["loss"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [{0}, {1}, {0, 2}, {0, 1, 2}])
+def test_known_features_change_no_loss(known: set[int]) -> None:
+    """Dropout hits places of a batch, so what is known already must not change the order of panoramas."""
+    model, processor = make_model()
+    module = PanoramaTrainingModule(model, make_config(), "resampler").train()
+    model.vision.eval()
+    samples = []
+    for seed in range(3):
+        views = processor.image_processor(make_panorama(seed))["pixel_values"][0]
+        conversation = Conversation(*processor.encode_training("What is ahead?", f"number {seed}"))
+        samples.append(PanoramaSample(Path(f"{seed}.png"), views, False, (conversation,)))
+    partly = [
+        replace(sample, views=model.encode_views(sample.views[None])[0].detach(), has_features=True)
+        if place in known
+        else sample
+        for place, sample in enumerate(samples)
+    ]
+    found = []
+    for each in (samples, partly):
+        # The second panorama has two questions.
+        batch = collate_loaded([*each, each[1]], image_token_id=processor.image_token_id, pad_token_id=0)
+        torch.manual_seed(0)
+        found.append(module._losses(batch))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
 
 
 def test_checkpoints_hold_what_was_trained_and_fit_only_their_stage() -> None:
