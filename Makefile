@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 DEVICE ?= auto
 BIN := .venv/bin
 
-.PHONY: help env quickstart test check bench clean
+.PHONY: help env browser quickstart test check bench clean
 
 help:
 	@echo "make quickstart  set up, make panoramas, train, export and evaluate a tiny model"
@@ -21,7 +21,11 @@ env:
 quickstart: env
 	@$(BIN)/cora quickstart
 
-test: env
+# A Chromium for the tests of pages; where there is none to be had, those are skipped.
+browser: env
+	@scripts/setup_browser.sh
+
+test: browser
 	@$(BIN)/python -m pytest
 
 check: env

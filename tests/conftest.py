@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -43,6 +46,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium driven by playwright: CORA_CHROMIUM, one on the path, or playwright's own; without one, a skip.
+
+    One per module: while it runs, nothing else in this thread can run an event loop.
+    """
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    installed = os.environ.get("CORA_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    software = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-quic"]
+    with playwright.sync_playwright() as driver:
+        try:
+            # The sandbox does not start for root, as in containers; the pages are our own.
+            browser = driver.chromium.launch(
+                executable_path=installed, args=[*software, *quiet], chromium_sandbox=os.getuid() != 0
+            )
+        except playwright.Error as error:
+            if installed is not None:
+                raise
+            pytest.skip(f"needs a Chromium (make browser): {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
 
 
 def _has_cuda() -> bool:

@@ -1,13 +1,8 @@
-"""The report in a real browser, without a network: the table filters and sorts, the viewer looks where it says.
-
-Skipped where playwright or a Chromium is missing (Debian: ``apt-get install chromium``); CORA_CHROMIUM names another.
-"""
+"""The report in a real browser, without a network: the table filters and sorts, the viewer looks where it says."""
 
 from __future__ import annotations
 
 import math
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,24 +16,8 @@ from cora.geometry.camera import rays_at
 from cora.geometry.sphere import direction_to_lonlat, lonlat_to_pixel
 from cora.types import ViewSpec
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (pip install playwright)")
-CHROMIUM = os.environ.get("CORA_CHROMIUM") or next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium (apt-get install chromium)")
-
 # Of 255: what JPEG and rounding may add to a colour.
 TOLERANCE = 5
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    software = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-    with playwright.sync_playwright() as driver:
-        # The sandbox does not start for root, as in containers; the page is our own.
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=software, chromium_sandbox=os.getuid() != 0)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
