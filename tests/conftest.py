@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """The root of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def server_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model that servers serve."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from served import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("served") / "export")
+
+
+@pytest.fixture(scope="session")
+def server(server_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The one `served.Server` of all tests; when they are over, it answers what is under way before it stops."""
+    from served import SERVER_OPTIONS, serving, stop_while_answering
+
+    with serving(server_checkpoint, tmp_path_factory.mktemp("server"), *SERVER_OPTIONS) as running:
+        yield running
+        stop_while_answering(running)
 
 
 @pytest.fixture(scope="module")

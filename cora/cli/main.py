@@ -19,6 +19,7 @@ COMMANDS = {
     "judge": "cora.cli.judge:main",
     "convert": "cora.cli.convert:main",
     "crop": "cora.cli.crop:main",
+    "serve": "cora.cli.serve:main",
     "bench": "cora.cli.bench:main",
     "doctor": "cora.cli.doctor:main",
 }

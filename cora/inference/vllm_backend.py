@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cora.model.configuration import PanoramaVLMConfig
     from cora.processors.processor import PanoramaProcessor
 
-__all__ = ["VLLMBackend", "why_unavailable"]
+__all__ = ["VLLMBackend", "context_tokens", "set_environment", "why_unavailable"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class VLLMBackend:
         """
         if (reason := why_unavailable()) is not None:
             raise BackendUnavailable(f"back end vllm: {reason}")
-        _set_environment()
+        set_environment()
         try:
             # What vLLM's own code is warned of, here and below, says nothing to a user of CORA.
             with warnings.catch_warnings(action="ignore"):
@@ -97,7 +97,7 @@ class VLLMBackend:
             raise BackendUnavailable(f"back end vllm: vllm is installed but cannot be imported ({error})") from error
         is_cpu = bool(current_platform.is_cpu())
         _check_device(device, is_cpu=is_cpu)
-        context = _context(config)
+        context = context_tokens(config)
         options: dict[str, Any] = {"dtype": "auto"}
         if is_cpu:
             # Measured: compiling costs 50 s and gains nothing; larger blocks would share fewer prompt prefixes.
@@ -229,7 +229,7 @@ def _public_id(request_id: str) -> str:
     return request_id.partition("-")[0]
 
 
-def _set_environment() -> None:
+def set_environment() -> None:
     """Set what vLLM reads from the environment at import, leaving what the user has set."""
     settings = {
         # One process: starts in seconds instead of a minute, and no worker outlives a killed command.
@@ -262,7 +262,8 @@ def _check_device(device: str, *, is_cpu: bool) -> None:
         )
 
 
-def _context(config: PanoramaVLMConfig) -> int:
+def context_tokens(config: PanoramaVLMConfig) -> int:
+    """Return how many tokens prompt and answer may have together: room for text, within what the model was made for."""
     wanted = int(config.num_vision_tokens) + _TEXT_TOKENS
     limit = getattr(config.text_config, "max_position_embeddings", None)
     return wanted if limit is None else min(wanted, int(limit))

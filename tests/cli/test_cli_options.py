@@ -80,11 +80,26 @@ OPTIONS = {
         "--train-scenes",
     },
     "report": {"--debug", "--help", "--json", "--max-pictures", "--out", "--viewer-width"},
+    "serve": {
+        "--accept-flat",
+        "--allow-media-dir",
+        "--allow-media-domain",
+        "--api-key",
+        "--checkpoint",
+        "--config",
+        "--debug",
+        "--help",
+        "--host",
+        "--insecure",
+        "--port",
+        "--served-model-name",
+        "--set",
+    },
     "train": {"--config", "--debug", "--help", "--json", "--resume", "--set", "--stage", "--strict"},
 }
 MOST_OPTIONS = 8
-# Two commands in one: answering and scoring, apart or together.
-MOST_OPTIONS_OF = {"eval": 12}
+# Two commands in one: answering and scoring, apart or together. What a server opens is said where it is started.
+MOST_OPTIONS_OF = {"eval": 12, "serve": 9}
 COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cora.config.manager import ConfigManager
+from cora.config.manager import ConfigManager, load_as
+from cora.config.serve import ServeConfig
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 
@@ -15,6 +16,8 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml
 def test_config_loads_strictly(path):
     if "baseline" in path.parts:
         ConfigManager.load_baseline(path, strict=True)
+    elif path.parent.name == "serve":
+        load_as(ServeConfig, path, strict=True)
     else:
         ConfigManager.load(path, strict=True)
 
