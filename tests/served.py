@@ -26,6 +26,8 @@ MODEL = "tiny"
 START_SECONDS = 240
 # Small limits, so that tests reach them.
 SERVER_OPTIONS = (
+    "--allow-media-domain",
+    "localhost",
     "--set",
     "limits.max_body_bytes=8388608",
     "--set",

@@ -38,8 +38,8 @@ class MediaConfig(Section):
     """Hosts that panoramas are fetched from over https, exactly as written; none by default."""
     directory: str | None = None
     """Folder whose files ``file://`` addresses may name; None refuses them."""
-    max_pixels: int = Field(178_956_970, ge=1)
-    """Largest number of pixels of a panorama, told from its header before it is decoded."""
+    max_pixels: int = Field(178_956_970, ge=1, le=178_956_970)
+    """Largest number of pixels of a panorama, told from its header before it is decoded; Pillow opens no larger one."""
     max_pixels_in_flight: int = Field(512 * 2**20, ge=1)
     """Most pixels of decoded panoramas in memory at once, three bytes each; others wait."""
     max_bytes: int = Field(64 * 2**20, ge=1)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import warnings
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -90,9 +91,11 @@ def engine_arguments(served: Served, config: ServeConfig) -> Namespace:
     Raises:
         ConfigError: `config.engine` has a flag that vLLM does not know, or a value it does not take.
     """
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-    from vllm.platforms import current_platform
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
+    # What vLLM's own code is warned of says nothing to whoever runs a server.
+    with warnings.catch_warnings(action="ignore"):
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+        from vllm.platforms import current_platform
+        from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     class Parser(FlexibleArgumentParser):  # type: ignore[misc]  # vLLM is untyped here
         def error(self, message: str) -> NoReturn:

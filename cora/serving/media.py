@@ -26,6 +26,7 @@ from cora.config.serve import MediaConfig
 from cora.errors import ImageError
 from cora.processors.images import PanoramaImageProcessor
 from cora.processors.loading import REFUSE_ASPECT, load_panorama
+from cora.serving.budget import PixelBudget
 from cora.serving.fetch import HttpsSource
 from cora.serving.folder import FolderSource
 
@@ -37,33 +38,6 @@ CONNECTOR = "cora"
 # What people keep panoramas in. Pillow knows many more, some of which start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
 _NAME = "image"
-
-
-class PixelBudget:
-    """Lets in decoded pixels up to a limit; who comes later waits.
-
-    A panorama that is larger than the whole limit is let in when it is alone.
-
-    Args:
-        most: Most pixels at once.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._taken = 0
-        self._changed = asyncio.Condition()
-
-    async def take(self, pixels: int) -> None:
-        """Wait for room for a panorama."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._taken == 0 or self._taken + pixels <= self._most)
-            self._taken += pixels
-
-    async def give_back(self, pixels: int) -> None:
-        """Make room."""
-        async with self._changed:
-            self._taken -= pixels
-            self._changed.notify_all()
 
 
 class PanoramaMedia:
@@ -181,7 +155,7 @@ def _header_pixels(content: bytes, most: int) -> int:
         with warnings.catch_warnings(action="ignore"), Image.open(BytesIO(content), formats=FORMATS) as picture:
             width, height = picture.size
     except Image.DecompressionBombError:
-        raise ImageError(f"{_NAME}: the picture has more than {most} pixels, the most that this server takes") from None
+        raise ImageError(f"{_NAME}: more than {most} pixels, the most that this server takes") from None
     except Exception:  # a broken header can raise anything
         raise ImageError(f"{_NAME}: not a picture in a known format ({', '.join(FORMATS)}), or cut off") from None
     if width * height > most:

@@ -12,7 +12,7 @@ from typing import Any
 from cora.errors import CoraError
 from cora.processors.text import VISION_TOKEN
 
-__all__ = ["RequestRefused", "RequestRules"]
+__all__ = ["CHAT", "COMPLETIONS", "FIELDS", "RequestRefused", "RequestRules"]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 _SAMPLING = frozenset(
@@ -43,7 +43,7 @@ _SAMPLING = frozenset(
         "cache_salt",
     ]
 )
-_FIELDS = {
+FIELDS = {
     CHAT: _SAMPLING | {"messages", "max_completion_tokens", "top_logprobs"},
     COMPLETIONS: _SAMPLING | {"prompt", "echo"},
 }
@@ -88,7 +88,7 @@ class RequestRules:
         document = _parsed(body)
         for name, value in document.items():
             # Clients send null for what they leave to the server.
-            if name not in _FIELDS[path] and value is not None:
+            if name not in FIELDS[path] and value is not None:
                 raise RequestRefused(f"'{name}' is not available on this server", name)
         stops = document.get("stop")
         if isinstance(stops, list) and len(stops) > _MOST_STOPS:
