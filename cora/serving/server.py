@@ -48,7 +48,6 @@ def serve(checkpoint: Path, config: ServeConfig, *, api_key: str | None = None, 
         CheckpointError: There is nothing to serve.
         BackendUnavailable: vLLM is not installed.
     """
-    began = time.monotonic()
     check_exposure(config.host, api_key, insecure=insecure)
     served = inspect_checkpoint(checkpoint, config.served_model_name)
     prepare_environment()
@@ -57,7 +56,7 @@ def serve(checkpoint: Path, config: ServeConfig, *, api_key: str | None = None, 
     with _listening(config) as listener:
         logger.info("serving %s as '%s'; loading vLLM", served.directory, served.name)
         arguments = engine_arguments(served, config)
-        return asyncio.run(_serve(arguments, served, config, listener, api_key=api_key, insecure=insecure, began=began))
+        return asyncio.run(_serve(arguments, served, config, listener, api_key=api_key, insecure=insecure))
 
 
 def _terminate(*_: object) -> None:
@@ -85,7 +84,6 @@ async def _serve(
     *,
     api_key: str | None,
     insecure: bool,
-    began: float,
 ) -> int:
     from cora.serving.app import build_application
     from cora.serving.media import PanoramaMedia, register_connector
@@ -105,7 +103,7 @@ async def _serve(
             await asyncio.sleep(0.01)
         address = _address(listener)
         guarded = "an API key is needed" if api_key is not None else "no API key is needed"
-        logger.info("ready after %.1f s: %s/v1 (%s)", time.monotonic() - began, address, guarded)
+        logger.info("ready after %.1f s: %s/v1 (%s)", _seconds_since_the_command(), address, guarded)
         code = await _until_the_end(client, traffic, config.limits.drain_seconds)
         server.should_exit = True
         await running
@@ -166,6 +164,12 @@ def _say_what_is_served(client: Any, served: Served) -> None:
         tokens = cache.num_gpu_blocks * cache.block_size
         dtype = str(settings.model_config.dtype).removeprefix("torch.")
         logger.info("%s on %s; the KV cache holds %d tokens", dtype, settings.device_config.device_type, tokens)
+
+
+def _seconds_since_the_command() -> float:
+    import psutil
+
+    return time.time() - float(psutil.Process().create_time())
 
 
 def _address(listener: socket.socket) -> str:

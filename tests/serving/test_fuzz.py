@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis_jsonschema import from_schema
 from served import KEY, Server, data_uri
 from tiny_models import make_panorama
 
@@ -53,11 +52,38 @@ def schema(path: str) -> dict[str, Any]:
     return (ChatCompletionRequest if path == CHAT else CompletionRequest).model_json_schema()
 
 
+def values(part: Any, definitions: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Return values that a part of a schema allows."""
+    if not isinstance(part, dict) or not part.keys() - {"title", "default", "description", "deprecated"}:
+        return JUNK
+    if "$ref" in part:
+        return values(definitions[part["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in part or "oneOf" in part:
+        return st.one_of([values(item, definitions) for item in part.get("anyOf", part.get("oneOf"))])
+    if "enum" in part or "const" in part:
+        return st.sampled_from(part.get("enum", [part.get("const")]))
+    if part["type"] == "object":
+        fields = {name: values(item, definitions) for name, item in part.get("properties", {}).items()}
+        if fields:
+            return st.fixed_dictionaries({}, optional=fields)
+        return st.dictionaries(st.text(max_size=4), values(part.get("additionalProperties"), definitions), max_size=3)
+    if part["type"] == "array":
+        return st.lists(values(part.get("items"), definitions), max_size=3)
+    low, high = part.get("minimum"), part.get("maximum")
+    return {
+        "integer": st.integers(low, high) | st.integers(-3, 3).filter(lambda n: (low or n) <= n),
+        "number": st.floats(low, high, allow_nan=False) | st.floats(-1, 2),
+        "boolean": st.booleans(),
+        "string": TEXTS,
+        "null": st.none(),
+    }[part["type"]]
+
+
 @lru_cache
 def option(path: str, name: str) -> st.SearchStrategy[Any]:
     """Return values of a field that its schema allows."""
     document = schema(path)
-    return from_schema({**document["properties"][name], "$defs": document.get("$defs", {})})
+    return values(document["properties"][name], document.get("$defs", {}))
 
 
 def bodies(path: str) -> st.SearchStrategy[dict[str, Any]]:
