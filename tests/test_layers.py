@@ -26,6 +26,8 @@ ALLOWED: dict[str, set[str]] = {
     "types": set(),
     "files": {"errors"},
     "provenance": set(),
+    # Scripts of pages, for whoever makes one.
+    "viewer": set(),
     "registry": {"errors"},
     "config": {"errors"},
     "geometry": FOUNDATION,
@@ -41,8 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "vllm_plugin": MODEL,
     # Not each other: a command injects what one needs of another.
     "training": USES,
-    "serving": USES,
-    "evaluation": USES,
+    "serving": USES | {"viewer"},
+    "evaluation": USES | {"viewer"},
     "baseline": APPLICATIONS,
     "bench": APPLICATIONS,
     "quickstart": APPLICATIONS,

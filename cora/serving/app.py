@@ -87,6 +87,7 @@ async def build_application(
     # What the page's routes need to know.
     outer.state.served = served
     outer.state.image_processor = processor
+    outer.state.limits = config.limits
     gated = Gatekeeper(outer, api_key=api_key, public=public, any_host=any_host)
     return Scrubber(gated), processor
 

@@ -27,6 +27,7 @@ from cora.errors import ConfigError, DataError
 from cora.evaluation.report import ReportOptions, write_report
 from cora.evaluation.report.scores import groups_of, metrics_of
 from cora.geometry.camera import rotation_matrix
+from cora.viewer import SCRIPTS, viewer_source
 
 ASSETS = files("cora.evaluation.report") / "assets"
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node on the path")
@@ -199,7 +200,7 @@ def test_the_command_writes_an_existing_run_again(run: Path, tmp_path: Path) -> 
 
 def in_node(script: str, *names: str) -> Any:
     """Return what an expression of JavaScript gives after some of the page's scripts."""
-    source = "\n".join((ASSETS / name).read_text() for name in names)
+    source = "\n".join(viewer_source(name) if name in SCRIPTS else (ASSETS / name).read_text() for name in names)
     code = f"{source}\nconsole.log(JSON.stringify({script}));"
     done = subprocess.run(["node", "--input-type=module"], input=code, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -25,11 +25,12 @@ from cora.evaluation.report.pictures import embed_pictures
 from cora.evaluation.report.scores import groups_of, means_by_type, metrics_of, shown_metrics
 from cora.evaluation.samples import Sample, read_samples
 from cora.files import write_file
+from cora.viewer import SCRIPTS, viewer_source
 
 __all__ = ["REPORT_NAME", "ReportOptions", "read_metrics", "write_report"]
 
 REPORT_NAME = "report.html"
-_SCRIPTS = ("camera.js", "viewer.js", "table.js", "page.js")
+_SCRIPTS = ("table.js", "page.js")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ def _render(name: str, document: Mapping[str, Any], samples: Sequence[Sample], o
     metrics, groups = shown_metrics(samples), groups_of(document)
     data = _data(shown, metrics, document, options)
     histograms = [histogram(f"{LABELS.get(metric, metric)} of samples", values) for metric, values in _spread(samples)]
-    style, script = _source("report.css"), "\n".join(_source(file) for file in _SCRIPTS)
+    scripts = [*map(viewer_source, SCRIPTS), *map(_source, _SCRIPTS)]
+    style, script = _source("report.css"), "\n".join(scripts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_source("report.html.jinja")).render(
         name=name,

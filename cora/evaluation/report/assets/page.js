@@ -143,7 +143,7 @@ async function openSample(position) {
 // Looks where a view of the model looks and outlines it, or looks ahead.
 function choose(view) {
   for (const button of element("views").children) button.ariaPressed = String(button.dataset.index === String(view?.index));
-  viewer.outline(view && !view.is_global ? view : null);
+  viewer.outline(view && !view.is_global ? [view] : []);
   if (view === null || view.is_global) viewer.look({ yaw: 0, pitch: 0, fov: view ? MAX_FOV : 90 });
   else viewer.look({ yaw: view.yaw_deg, pitch: view.pitch_deg, fov: Math.max(view.hfov_deg, view.vfov_deg) * 1.15 });
 }

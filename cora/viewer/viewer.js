@@ -1,6 +1,10 @@
 // Draws what a camera inside a panorama sees. One triangle covers the canvas; the shader finds each pixel's ray, its
 // longitude and latitude, and the place in the picture.
 
+// Views that are outlined at once: every WebGL 2 has room for these.
+const MOST_FRAMES = 32;
+const GOLD = [1, 0.75, 0];
+
 const VERTEX = `#version 300 es
 out vec2 place;
 void main() {
@@ -15,8 +19,11 @@ const float PI = 3.14159265358979;
 uniform sampler2D panorama;
 uniform mat3 camera;
 uniform vec2 tangents;
-uniform mat3 frame;
-uniform vec2 frameTangents;
+uniform mat3 frames[${MOST_FRAMES}];
+// Half the width and the height, as tangents, or as angles around a latitude (third) where the last is 1.
+uniform vec4 frameShapes[${MOST_FRAMES}];
+uniform vec3 frameColours[${MOST_FRAMES}];
+uniform int numFrames;
 uniform float lineWidth;
 in vec2 place;
 out vec4 colour;
@@ -25,23 +32,51 @@ void main() {
   float longitude = atan(ray.x, ray.z);
   float latitude = atan(ray.y, length(ray.xz));
   colour = vec4(texture(panorama, vec2(longitude / (2.0 * PI) + 0.5, 0.5 - latitude / PI)).rgb, 1.0);
-  vec3 local = transpose(frame) * ray;
-  if (frameTangents.x > 0.0 && local.z > 0.0) {
-    vec2 inside = abs(local.xy / local.z) - frameTangents;
-    float edge = abs(max(inside.x, inside.y));
-    colour.rgb = mix(colour.rgb, vec3(1.0, 0.75, 0.0), 1.0 - smoothstep(lineWidth, 1.6 * lineWidth, edge));
+  for (int i = 0; i < numFrames; i++) {
+    vec3 local = transpose(frames[i]) * ray;
+    vec4 shape = frameShapes[i];
+    vec2 inside;
+    // To angles on the sphere, so that lines are as wide wherever they are in a view.
+    float scale = 1.0;
+    if (shape.w == 1.0) {
+      inside = abs(vec2(atan(local.x, local.z), latitude - shape.z)) - shape.xy;
+    } else {
+      if (local.z <= 0.0) continue;
+      inside = abs(local.xy / local.z) - shape.xy;
+      scale = local.z;
+    }
+    float edge = abs(max(inside.x, inside.y)) * scale;
+    colour.rgb = mix(colour.rgb, frameColours[i], 1.0 - smoothstep(lineWidth, 1.6 * lineWidth, edge));
   }
 }`;
 
 const MIN_FOV = 20;
 const MAX_FOV = 130;
 
+function matrix(...degrees) {
+  return rotation(...degrees.map((angle) => (angle * Math.PI) / 180)).flat();
+}
+
+function isFlat(view) {
+  return view.projection !== "equirectangular";
+}
+
+function orientation(view) {
+  return isFlat(view) ? matrix(view.yaw_deg, view.pitch_deg, view.roll_deg ?? 0) : matrix(view.yaw_deg, 0, 0);
+}
+
+// What the shader knows of the extent of a view.
+function shape(view) {
+  const [across, up, pitch] = [view.hfov_deg / 2, view.vfov_deg / 2, view.pitch_deg].map((angle) => (angle * Math.PI) / 180);
+  return isFlat(view) ? [Math.tan(across), Math.tan(up), 0, 0] : [across, up, pitch, 1];
+}
+
 class Viewer {
   constructor(canvas, onChange) {
     this.canvas = canvas;
     this.onChange = onChange;
     this.pointers = new Map();
-    this.frame = null;
+    this.frames = [];
     this.hasPicture = false;
     this.look({ yaw: 0, pitch: 0, fov: 90 });
     this.gl = canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
@@ -60,7 +95,7 @@ class Viewer {
     await image.decode();
     if (this.address !== address) return;
     const { gl } = this;
-    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, gl.RGB, gl.UNSIGNED_BYTE, image);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, gl.RGB, gl.UNSIGNED_BYTE, this.#fitting(image));
     this.hasPicture = true;
     this.draw();
   }
@@ -73,9 +108,9 @@ class Viewer {
     this.draw();
   }
 
-  // Outlines a view of the model (angles in degrees), or none.
-  outline(view) {
-    this.frame = view;
+  // Outlines views of the model (angles in degrees); a view's `colour` is [red, green, blue], each in 0..1.
+  outline(views) {
+    this.frames = views.slice(0, MOST_FRAMES);
     this.draw();
   }
 
@@ -89,12 +124,15 @@ class Viewer {
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
     gl.viewport(0, 0, width, height);
     const [tanX, tanY] = this.tangents();
-    this.#setMatrix("camera", this.yaw, this.pitch, 0);
+    gl.uniformMatrix3fv(this.places.camera, true, matrix(this.yaw, this.pitch, 0));
     gl.uniform2f(this.places.tangents, tanX, tanY);
-    const view = this.frame;
-    this.#setMatrix("frame", view?.yaw_deg ?? 0, view?.pitch_deg ?? 0, view?.roll_deg ?? 0);
-    const half = (degrees) => Math.tan((degrees * Math.PI) / 360);
-    gl.uniform2f(this.places.frameTangents, view ? half(view.hfov_deg) : 0, view ? half(view.vfov_deg) : 0);
+    const { frames } = this;
+    gl.uniform1i(this.places.numFrames, frames.length);
+    if (frames.length) {
+      gl.uniformMatrix3fv(this.places.frames, true, frames.flatMap(orientation));
+      gl.uniform4fv(this.places.frameShapes, frames.flatMap(shape));
+      gl.uniform3fv(this.places.frameColours, frames.flatMap((view) => view.colour ?? GOLD));
+    }
     gl.uniform1f(this.places.lineWidth, (3 * tanX) / width);
     gl.drawArrays(gl.TRIANGLES, 0, 3);
   }
@@ -117,7 +155,7 @@ class Viewer {
     }
     gl.linkProgram(program);
     gl.useProgram(program);
-    const names = ["camera", "tangents", "frame", "frameTangents", "lineWidth"];
+    const names = ["camera", "tangents", "frames", "frameShapes", "frameColours", "numFrames", "lineWidth"];
     this.places = Object.fromEntries(names.map((name) => [name, gl.getUniformLocation(program, name)]));
     gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
     // Longitude wraps. No mipmaps: longitude jumps at the seam, where they would draw a line.
@@ -127,9 +165,15 @@ class Viewer {
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
   }
 
-  #setMatrix(name, yaw, pitch, roll) {
-    const radians = [yaw, pitch, roll].map((degrees) => (degrees * Math.PI) / 180);
-    this.gl.uniformMatrix3fv(this.places[name], true, rotation(...radians).flat());
+  // Returns a picture that fits into a texture: phones take no more than 4096 columns.
+  #fitting(image) {
+    const most = this.gl.getParameter(this.gl.MAX_TEXTURE_SIZE);
+    const scale = Math.min(1, most / image.naturalWidth, most / image.naturalHeight);
+    if (scale === 1) return image;
+    const [width, height] = [image.naturalWidth, image.naturalHeight].map((size) => Math.max(1, Math.floor(size * scale)));
+    const canvas = Object.assign(document.createElement("canvas"), { width, height });
+    canvas.getContext("2d").drawImage(image, 0, 0, width, height);
+    return canvas;
   }
 
   #listen() {
