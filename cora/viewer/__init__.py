@@ -1,7 +1,7 @@
 """The 360° viewer of the project's pages: WebGL 2, without a library, with the conventions of `cora.geometry`.
 
-``camera.js`` is the geometry and ``viewer.js`` the class ``Viewer`` on it; a page loads both, in this order, ahead of its own
-script.
+``camera.js`` is the geometry and ``viewer.js`` the class ``Viewer`` on it; a page loads both, in this order, before its
+own script.
 """
 
 from __future__ import annotations

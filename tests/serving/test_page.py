@@ -122,7 +122,13 @@ def test_errors_are_said_in_words(response: str, said: str) -> None:
 
 
 def call(kind: str, name: str) -> str:
-    options = {"origin": "http://127.0.0.1:1", "model": "a 'model'", "question": HOSTILE, "maxTokens": 9, "hasKey": True}
+    options = {
+        "origin": "http://127.0.0.1:1",
+        "model": "a 'model'",
+        "question": HOSTILE,
+        "maxTokens": 9,
+        "hasKey": True,
+    }
     return str(in_node(f"return {kind}({json.dumps({**options, 'file': {'name': name, 'type': 'image/png'}})});"))
 
 
