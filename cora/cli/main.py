@@ -14,6 +14,7 @@ COMMANDS = {
     "dry-run": "cora.cli.dry_run:main",
     "export": "cora.cli.export:main",
     "eval": "cora.cli.eval:main",
+    "ask": "cora.cli.ask:main",
     "report": "cora.cli.report:main",
     "collect": "cora.cli.collect:main",
     "judge": "cora.cli.judge:main",

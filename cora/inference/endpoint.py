@@ -113,6 +113,15 @@ class ChatClient:
         """Close all connections."""
         self.api.close()
 
+    def model_names(self) -> list[str]:
+        """Return the names of the models there.
+
+        Raises:
+            EndpointError: The server does not say.
+        """
+        with self.refusals_raised():
+            return [model.id for model in self.api.models.list()]
+
     def ask(self, messages: Sequence[dict[str, Any]], **options: Any) -> Reply:
         """Return the reply to one conversation.
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
+from typing import Any
 
 from cora.errors import ImageError
 from cora.inference.credentials import Endpoint
@@ -74,18 +75,38 @@ class OpenAIBackend:
         not_asked = failed(f"not asked, because another request failed for good: {self._fatal and self._fatal.error}")
         return [results.get(index, not_asked) for index in range(len(requests))]
 
+    def parts(self, request: GenerationRequest, settings: GenerationSettings) -> Iterator[str]:
+        """Yield one answer in pieces, as the server writes it.
+
+        Raises:
+            ImageError: The panorama cannot be used.
+            EndpointError: The server refuses the request or stops answering.
+        """
+        fields: dict[str, Any] = {"model": self.endpoint.model, "messages": self._messages(request)}
+        with self.client.refusals_raised():
+            stream = self.client.api.chat.completions.create(**fields, **self._options(settings), stream=True)
+            for chunk in stream:
+                if chunk.choices and (text := chunk.choices[0].delta.content):
+                    yield text
+
     def close(self) -> None:
         """Close all connections."""
         self.client.close()
 
     def _ask(self, request: GenerationRequest, settings: GenerationSettings) -> Reply | GenerationResult:
         try:
-            image = as_data_uri(request.image, self.image_width)
+            messages = self._messages(request)
         except ImageError as error:
             return failed(error)
-        content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": request.query}]
-        options = {self.endpoint.limit_name: settings.max_new_tokens, **_sampling(settings)}
-        return self.client.ask([{"role": "user", "content": content}], **options)
+        return self.client.ask(messages, **self._options(settings))
+
+    def _messages(self, request: GenerationRequest) -> list[dict[str, Any]]:
+        image = {"url": as_data_uri(request.image, self.image_width)}
+        content = [{"type": "image_url", "image_url": image}, {"type": "text", "text": request.query}]
+        return [{"role": "user", "content": content}]
+
+    def _options(self, settings: GenerationSettings) -> dict[str, Any]:
+        return {self.endpoint.limit_name: settings.max_new_tokens, **_sampling(settings)}
 
 
 def _sampling(settings: GenerationSettings) -> dict[str, object]:

@@ -13,7 +13,7 @@ from typing import Any
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from cora.processors.images import PanoramaImageProcessor
@@ -30,6 +30,7 @@ class PageHost:
         url: Its address.
         bodies: What was asked.
         parts: What the answers are made of.
+        models: Names of the models.
         refuses: Status and words of a refusal in place of answers.
         is_slow: Whether an answer stays unfinished.
         needs_key: Whether guarded routes want `KEY`.
@@ -43,6 +44,7 @@ class PageHost:
         self.bodies: list[dict[str, Any]] = []
         self.parts = ["A red ", "cone <b>here</b>."]
         self.refuses: tuple[int, str] | None = None
+        self.models = ["quick <model>"]
         self.is_slow = self.needs_key = False
         self.app.state.limits.max_body_bytes = 2**20
 
@@ -50,7 +52,8 @@ class PageHost:
     def app(self) -> Starlette:
         if not hasattr(self, "_app"):
             completions = Route("/v1/chat/completions", self._complete, methods=["POST"])
-            self._app = Starlette(routes=[*page_routes(), completions])
+            models = Route("/v1/models", self._models, methods=["GET"])
+            self._app = Starlette(routes=[*page_routes(), completions, models])
             self._app.add_middleware(_Guard, host=self)
             self._app.state.served = Namespace(name="quick <model>", num_vision_tokens=98)
             self._app.state.image_processor = PanoramaImageProcessor(crop_strategy="anyres_e2p", image_size=64)
@@ -63,9 +66,12 @@ class PageHost:
             return refusal(*self.refuses)
         return StreamingResponse(self._events(), media_type="text/event-stream")
 
+    async def _models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]})
+
     async def _events(self) -> AsyncIterator[str]:
         for part in self.parts:
-            yield f"data: {json.dumps({'choices': [{'delta': {'content': part}}]})}\n\n"
+            yield f"data: {json.dumps({'choices': [{'index': 0, 'delta': {'content': part}}]})}\n\n"
             await asyncio.sleep(0.02)
         while self.is_slow:
             await asyncio.sleep(0.02)
