@@ -63,6 +63,14 @@ def extension() -> dict[str, Any]:
 setup(
     packages=list_packages(),
     package_dir=NESTED,
-    package_data={"cora": ["py.typed", "processors/templates/*.jinja", "evaluation/report/assets/*", "serving/assets/*", "viewer/*.js"]},
+    package_data={
+        "cora": [
+            "py.typed",
+            "processors/templates/*.jinja",
+            "evaluation/report/assets/*",
+            "serving/assets/*",
+            "viewer/*.js",
+        ]
+    },
     **extension(),
 )
