@@ -68,6 +68,7 @@ OPTIONS = {
         "--output-dir",
         "--set",
     },
+    "metrics download": {"--debug", "--from", "--help", "--to"},
     "quickstart": {
         "--backend",
         "--config",
