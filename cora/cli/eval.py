@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cora.cli.errors import Command
-from cora.cli.settings import check_overrides
+from cora.cli.settings import check_overrides, load_sections
 from cora.cli.shard import Shard, parse_shard
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cora.config.schema import EvaluationConfig
+    from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import EvaluationResult, PredictionResult
     from cora.inference.generator import PanoramaGenerator
     from cora.inference.protocol import GenerationSettings
@@ -78,15 +80,17 @@ def main(
     if csv_input:
         ignored = [
             f"--{name.replace('_', '-')}"
-            for name in ("limit", "shard", "predict_only", "image_root", "yaw_shifts", "config", "overrides")
+            for name in ("limit", "shard", "predict_only", "image_root", "yaw_shifts")
             if options[name]
         ]
         if checkpoint is not None or test_csv is not None or ignored:
             raise ConfigError(
-                f"--csv-input goes with --output-dir and --seed only, not with {', '.join(ignored) or 'a checkpoint'}"
+                "--csv-input goes with --output-dir, --seed, --config and --set evaluation.… only, not with "
+                f"{', '.join(ignored) or 'a checkpoint'}"
             )
         output_dir = options["output_dir"] or Path("outputs") / f"{csv_input[0].stem}-scores"
-        result = score_file(csv_input, output_dir, seed=options["seed"])
+        section = load_sections(options["config"], options["overrides"], ("evaluation",)).evaluation
+        result = score_file(csv_input, output_dir, evaluator=_evaluator(section), seed=options["seed"])
     elif checkpoint is None or test_csv is None:
         raise ConfigError("give --checkpoint and --test-csv, or --csv-input (see 'cora-eval --help')")
     else:
@@ -116,21 +120,20 @@ def _evaluate(
     overrides: tuple[str, ...],
 ) -> EvaluationResult | PredictionResult:
     from cora.data.table import read_rows
-    from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import evaluate, predict
     from cora.evaluation.turns import parse_shifts
     from cora.inference.generator import PanoramaGenerator
 
     sections = ("generation", "evaluation")
     check_overrides(overrides, (*sections, "endpoint") if backend == "openai" else sections)
-    settings, choice_seed = _settings(checkpoint, config, overrides)
+    settings, section = _settings(checkpoint, config, overrides)
     settings = replace(settings, seed=seed)
     shifts = () if yaw_shifts is None else parse_shifts(yaw_shifts)
     rows = read_rows(test_csv, image_root=image_root, limit=limit)
     name = f"{_model_name(checkpoint)}-{test_csv.stem}"
     if shard is not None:
         rows, name = shard.of(rows), f"{name}-{shard.number}of{shard.count}"
-    evaluator = CORAEvaluator()
+    evaluator = _evaluator(section)
     if not predict_only and (why := evaluator.why_unavailable()) is not None:
         logger.warning("caption metrics will be null: %s", why)
     from transformers.utils.logging import disable_progress_bar
@@ -144,7 +147,7 @@ def _evaluate(
     chunk_size = generator.chunk_size
     try:
         if predict_only:
-            return predict(generator, rows, settings, folder, chunk_size=chunk_size, choice_seed=choice_seed)
+            return predict(generator, rows, settings, folder, chunk_size=chunk_size, choice_seed=section.choice_seed)
         return evaluate(
             generator,
             rows,
@@ -153,7 +156,7 @@ def _evaluate(
             evaluator=evaluator,
             chunk_size=chunk_size,
             test_csv=test_csv,
-            choice_seed=choice_seed,
+            choice_seed=section.choice_seed,
             yaw_shifts=shifts,
         )
     finally:
@@ -162,8 +165,8 @@ def _evaluate(
 
 def _settings(
     checkpoint: Path, config: Path | None, overrides: tuple[str, ...]
-) -> tuple[GenerationSettings, int | None]:
-    """Return generation settings and `choice_seed` of `config`, or of the checkpoint's run, with overrides."""
+) -> tuple[GenerationSettings, EvaluationConfig]:
+    """Return generation and evaluation settings of `config`, or of the checkpoint's run, with overrides."""
     from cora.config.manager import ConfigManager, validate
     from cora.config.schema import CORAConfig
     from cora.inference.protocol import GenerationSettings
@@ -175,11 +178,17 @@ def _settings(
     else:
         logger.info("generation settings from %s", source)
         loaded = ConfigManager.load(source, overrides=overrides)
-    return GenerationSettings(**loaded.generation.known()), loaded.evaluation.choice_seed
+    return GenerationSettings(**loaded.generation.known()), loaded.evaluation
+
+
+def _evaluator(section: EvaluationConfig) -> CORAEvaluator:
+    from cora.evaluation.metrics import CORAEvaluator
+
+    return CORAEvaluator(java=section.java, tokenizer=section.tokenizer, metrics=section.caption_metrics)
 
 
 def _open_endpoint(model: str, config: Path | None, overrides: tuple[str, ...], device: str) -> PanoramaGenerator:
-    from cora.cli.settings import load_sections, open_endpoint
+    from cora.cli.settings import open_endpoint
     from cora.inference.generator import PanoramaGenerator
 
     if device != "auto":

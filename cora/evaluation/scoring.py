@@ -36,9 +36,11 @@ class Scores:
         provenance: Tokeniser and Java behind the caption metrics.
         per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
         bleu_sums: What each row adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
+        meteor_sums: What each row adds to METEOR, see `cora.evaluation.meteor`; empty without METEOR.
         protocols: Score of each protocol but exact match; see `cora.evaluation.protocols`.
         regions: Score of each region of the sphere that is known of some question; see `cora.evaluation.regions`.
         yaw: Scores over turned panoramas, where they were asked for.
+        requires_spice: Whether SPICE was asked for by name; it needs files that most machines do not have.
     """
 
     metrics: dict[str, MetricValue]
@@ -48,9 +50,11 @@ class Scores:
     type_intervals: dict[str, Interval | None] = field(default_factory=dict)
     per_sample: dict[str, list[float | None]] = field(default_factory=dict)
     bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
+    meteor_sums: list[tuple[float, ...]] = field(default_factory=list)
     protocols: dict[str, ProtocolScore] = field(default_factory=dict)
     regions: dict[str, RegionScore] = field(default_factory=dict)
     yaw: YawConsistency | None = None
+    requires_spice: bool = False
 
     @property
     def accuracy(self) -> float | None:
@@ -60,12 +64,9 @@ class Scores:
     @property
     def incomplete(self) -> list[str]:
         """The metrics this installation should have computed and could not."""
-        left_out = ("meteor", "spice")
-        return [
-            name
-            for name, metric in self.metrics.items()
-            if metric.status in ("unavailable", "failed") and name not in left_out
-        ]
+        missing = [name for name, metric in self.metrics.items() if metric.status in ("unavailable", "failed")]
+        is_spice_optional = self.metrics["spice"].status == "unavailable" and not self.requires_spice
+        return [name for name in missing if name != "spice" or not is_spice_optional]
 
 
 def score_answers(
@@ -95,15 +96,17 @@ def score_answers(
     provenance: dict[str, Any] = {}
     per_sample: dict[str, list[float | None]] = {}
     bleu_sums: list[tuple[float, ...]] = []
+    meteor_sums: list[tuple[float, ...]] = []
+    evaluator = evaluator or CORAEvaluator()
     if captions:
-        scores = (evaluator or CORAEvaluator()).score(
-            [answer for _, answer in answered], [row.references for row, _ in answered]
-        )
+        scores = evaluator.score([answer for _, answer in answered], [row.references for row, _ in answered])
         bootstrap = Bootstrap([row.image for row, _ in answered], seed=seed)
         metrics, provenance = scores.with_intervals(bootstrap), scores.provenance
         per_sample = {name: _spread(values, answers, None) for name, values in scores.per_sample.items()}
         if scores.bleu_sums:
             bleu_sums = _spread(scores.bleu_sums, answers, ())
+        if scores.meteor_sums:
+            meteor_sums = _spread(scores.meteor_sums, answers, ())
     else:
         metrics = dict.fromkeys(
             CAPTION_METRICS, MetricValue(None, "not_applicable", "caption metrics were not asked for")
@@ -131,8 +134,10 @@ def score_answers(
         type_intervals,
         per_sample,
         bleu_sums,
+        meteor_sums,
         protocols,
         score_regions(rows, verdicts),
+        requires_spice=evaluator.requires_spice,
     )
 
 

@@ -1,12 +1,14 @@
 """The Penn Treebank tokeniser of the caption metrics, driven so that no caption can shift another.
 
 Published BLEU, ROUGE-L and CIDEr numbers rest on this tokeniser (Stanford CoreNLP 3.4.1, in lower case, punctuation
-removed); the jar and the list of removed tokens come with pycocoevalcap.
+removed); the jar and the list of removed tokens come with pycocoevalcap. `tokenize_by_regex` is for machines without
+Java: alike on plain English, other numbers where texts are not plain, and so never taken unless it is asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,9 +17,10 @@ from pathlib import Path
 from cora.errors import BackendUnavailable
 from cora.evaluation.java import JavaFailure, JavaRuntime
 
-__all__ = ["PTB_NAME", "jar_digest", "tokenize"]
+__all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", "tokenize", "tokenize_by_regex"]
 
 PTB_NAME = "ptb (stanford-corenlp-3.4.1, lower case, punctuation removed)"
+REGEX_NAME = "regex (of CORA, alike on plain English; not comparable with published scores)"
 _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 
 
@@ -34,7 +37,7 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
-    lines = [_one_line(caption) for caption in captions]
+    lines = [one_line(caption) for caption in captions]
     if not any(lines):
         return ["" for _ in lines]
     limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
@@ -61,13 +64,40 @@ def jar_digest() -> str:
     return hashlib.sha256(_jar().read_bytes()).hexdigest()
 
 
-def _one_line(caption: str) -> str:
+def tokenize_by_regex(captions: Sequence[str]) -> list[str]:
+    """Return each caption as its tokens, separated by single spaces, without Java; see `REGEX_NAME`."""
+    return [" ".join(_TOKEN.findall(_plain(caption))) for caption in captions]
+
+
+def one_line(caption: str) -> str:
+    """Return a text on one line, with single spaces."""
     # str.split knows every Unicode line break, the file and record separators and NEL; it does not know NUL.
     return " ".join(caption.replace("\0", " ").split())
 
 
-def _jar() -> Path:
+def scorer_folder() -> Path:
+    """Return the folder of pycocoevalcap, whose jars are run here.
+
+    Raises:
+        BackendUnavailable: It is not installed.
+    """
     spec = find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise BackendUnavailable("pycocoevalcap is not installed: pip install pycocoevalcap")
-    return Path(spec.submodule_search_locations[0]) / "tokenizer" / "stanford-corenlp-3.4.1.jar"
+    return Path(spec.submodule_search_locations[0])
+
+
+def _jar() -> Path:
+    return scorer_folder() / "tokenizer" / "stanford-corenlp-3.4.1.jar"
+
+
+# Numbers with their points, commas and fractions, words with their hyphens, clitics, and the signs that PTB keeps.
+_TOKEN = re.compile(
+    r"n't\b|'(?:s|re|ve|ll|d|m)\b|\d+(?:[.,/]\d+)*|[^\W_]+(?:-[^\W_]+)*?(?=n't\b)|[^\W_]+(?:-[^\W_]+)*|[$%&#*/°]"
+)
+_CANNOT = re.compile(r"\bcannot\b")
+
+
+def _plain(caption: str) -> str:
+    text = one_line(caption).lower().replace("\u2019", "'")
+    return _CANNOT.sub("can not", text)

