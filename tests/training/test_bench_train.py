@@ -22,10 +22,10 @@ def clock_of(waited: float, worked: float) -> train._Clock:
 
 
 def test_gains_are_over_the_same_packing_and_over_neither(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {(False, "off"): 12.0, (False, "on"): 6.0, (True, "off"): 4.0, (True, "on"): 1.0}
+    seconds = {(False, "off"): 12.0, (False, "features"): 6.0, (True, "off"): 4.0, (True, "features"): 1.0}
 
     def run(config: CORAConfig, stage: str, cache: str, packed: bool) -> train._Clock:
-        total = 2.0 if stage == "vision" else seconds[packed, cache]
+        total = {"off": 2.0, "views": 1.0}[cache] if stage == "vision" else seconds[packed, cache]
         return clock_of(total / 4, 3 * total / 4)
 
     monkeypatch.setattr(train, "_train", run)
@@ -36,17 +36,18 @@ def test_gains_are_over_the_same_packing_and_over_neither(monkeypatch: pytest.Mo
     figures = [(row["stage"], row["packed"], row["cache"], row["samples_per_s"]) for row in rows]
     assert figures == [
         ("vision", True, "off", 6.0),
+        ("vision", True, "views", 12.0),
         *((stage, *way, round(12 / seconds[way], 1)) for stage in ("resampler", "finetune") for way in seconds),
     ]
     gains = [(row["cache_gain"], row["vs_alone"]) for row in rows]
-    assert gains == [(None, None), *[(None, 1.0), (2.0, 2.0), (None, 3.0), (4.0, 12.0)] * 2]
+    assert gains == [(None, None), (2.0, None), *[(None, 1.0), (2.0, 2.0), (None, 3.0), (4.0, 12.0)] * 2]
 
 
 def test_the_first_epoch_is_not_counted(tmp_path: Path) -> None:
     config: Any = make_config(
         write_workspace(tmp_path / "workspace"), tmp_path, "training.stage_configs.resampler.epochs=3"
     )
-    clock = train._train(config, "resampler", "on", packed=False)
+    clock = train._train(config, "resampler", "features", packed=False)
     # Eight questions in batches of two, in two of three epochs.
     assert clock.num_batches == 8
     assert clock.waited > 0
