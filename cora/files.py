@@ -1,4 +1,4 @@
-"""Writes files so that a reader sees the old one or the new one, never half of it."""
+"""Writes files so that a reader sees the old one or the new one, never half of it; tells whether a file has changed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cora.errors import DataError
 
-__all__ = ["write_file", "write_json"]
+__all__ = ["FileStamp", "file_stamp", "write_file", "write_json"]
+
+FileStamp: TypeAlias = tuple[int, int, int]
+
+
+def file_stamp(path: Path) -> FileStamp:
+    """Return what differs once a file has changed: time of change in ns, bytes, inode; OSError if it is gone."""
+    state = path.stat()
+    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def write_json(path: Path, content: Any) -> None:

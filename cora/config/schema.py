@@ -296,6 +296,10 @@ class TrainingConfig(Section):
     feature_cache_bytes: int = Field(20 * 2**30, ge=0)
     """Most bytes of that folder; the least recently used features go first."""
 
+    view_memory_bytes: int = Field(2**30, ge=0)
+    """Most bytes of views kept in memory for the next epoch, where a stage has one, loads without processes of its own,
+    and does not keep features or turn panoramas; 0 keeps none."""
+
     @field_validator("stages", mode="before")
     @classmethod
     def _stage_names_are_known(cls, value: Any) -> Any:

@@ -17,6 +17,7 @@ from cora.data.dataset import Mode, PanoramaDataset
 from cora.data.feature_cache import FeatureCache
 from cora.data.sampler import LengthGroupedSampler
 from cora.data.samples import PanoramaSample, collate_loaded
+from cora.data.view_memory import ViewMemory
 from cora.data.workers import WorkerLoader
 from cora.processors.processor import PanoramaProcessor
 
@@ -117,6 +118,17 @@ class PanoramaDataModule(LightningDataModule):
         """Let loaders made from now on take frozen vision features from a cache where it has them."""
         for dataset in self.datasets:
             dataset.loader.features = features
+
+    def remember_views(self, max_bytes: int) -> None:
+        """Keep up to so many bytes of views in memory until `teardown`; loading processes would each keep their own."""
+        memory = ViewMemory(max_bytes)
+        for dataset in self.datasets:
+            dataset.loader.memory = memory
+
+    def teardown(self, stage: str) -> None:
+        """Forget the views: Lightning says that a stage has ended."""
+        for dataset in self.datasets:
+            dataset.loader.memory = None
 
     def set_epoch(self, epoch: int) -> None:
         """Let the training data be drawn and augmented as in another epoch."""

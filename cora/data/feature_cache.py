@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from cora.files import FileStamp, file_stamp
+
 __all__ = ["CachedFeatures", "FeatureCache"]
 
 logger = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ class FeatureCache:
         self.max_bytes = max_bytes
         self.images = None if images is None else frozenset(images)
         self.is_writable = True
-        self._keys: dict[Path, tuple[tuple[int, int, int], str]] = {}
+        self._keys: dict[Path, tuple[FileStamp, str]] = {}
         self._bytes: int | None = None
         self._written = 0
 
@@ -69,12 +71,12 @@ class FeatureCache:
     def known_key(self, image: Path) -> str | None:
         """Return the key of a file that `key` has seen and that has not changed since; OSError if it is gone."""
         stamp, key = self._keys.get(image, (None, None))
-        return key if stamp is not None and stamp == _stamp(image) else None
+        return key if stamp is not None and stamp == file_stamp(image) else None
 
     def key(self, image: Path, content: bytes) -> str:
         """Return the key of a panorama's file with this content."""
         key = hashlib.sha256(content).hexdigest()
-        self._keys[image] = (_stamp(image), key)
+        self._keys[image] = (file_stamp(image), key)
         return key
 
     def read(self, key: str) -> CachedFeatures:
@@ -172,11 +174,6 @@ class FeatureCache:
             os.utime(path)
         except OSError:  # gone meanwhile, or not ours to touch: only the order of removal suffers
             logger.debug("%s: its last use could not be noted", path)
-
-
-def _stamp(image: Path) -> tuple[int, int, int]:
-    state = image.stat()
-    return state.st_mtime_ns, state.st_size, state.st_ino
 
 
 def _checksum(half: Tensor) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cora.data.augmentation import turned
 from cora.data.feature_cache import FeatureCache
+from cora.data.view_memory import ViewMemory
 from cora.errors import ImageError
 from cora.processors.images import PanoramaImageProcessor
 
@@ -39,16 +40,20 @@ class LoadedPanorama:
 
 
 class PanoramaLoader:
-    """Reads, decodes and cuts panoramas; what is not turned may come from a cache of features.
+    """Reads, decodes and cuts panoramas; what is not turned may come from a cache of features, or from memory.
 
     Args:
         processor: Decodes and cuts.
+
+    Attributes:
         features: Frozen vision features; None always gives views.
+        memory: Keeps the views of panoramas whose features are not kept; None keeps none.
     """
 
-    def __init__(self, processor: PanoramaImageProcessor, features: FeatureCache | None = None) -> None:
+    def __init__(self, processor: PanoramaImageProcessor) -> None:
         self.processor = processor
-        self.features = features
+        self.features: FeatureCache | None = None
+        self.memory: ViewMemory | None = None
 
     def load(self, image: Path, turn: float | None = None) -> LoadedPanorama:
         """Return a panorama, turned by a part of a full turn.
@@ -68,9 +73,11 @@ class PanoramaLoader:
         raise AssertionError("the last try returns or raises")
 
     def _load(self, image: Path, turn: float | None) -> LoadedPanorama:
-        cache = self.features
-        if turn is not None or cache is None or not cache.admits(image):
+        if turn is not None:
             return LoadedPanorama(self._views(image, image.read_bytes(), turn), has_features=False)
+        cache = self.features
+        if cache is None or not cache.admits(image):
+            return LoadedPanorama(self._remembered_views(image), has_features=False)
         key, content = cache.known_key(image), None
         if key is None:
             content = image.read_bytes()
@@ -80,6 +87,14 @@ class PanoramaLoader:
             return LoadedPanorama(features, has_features=True)
         views = self._views(image, image.read_bytes() if content is None else content, None)
         return LoadedPanorama(views, False, key, is_damaged)
+
+    def _remembered_views(self, image: Path) -> Tensor:
+        views = None if self.memory is None else self.memory.get(image)
+        if views is None:
+            views = self._views(image, image.read_bytes(), None)
+            if self.memory is not None:
+                self.memory.keep(image, views)
+        return views
 
     def _views(self, image: Path, content: bytes, turn: float | None) -> Tensor:
         if not content:

@@ -47,6 +47,7 @@ _FREE = (
     "training.precision",
     "training.stages",
     "training.strategy",
+    "training.view_memory_bytes",
     "training.wandb_project",
 )
 _FREE_OF_STAGE = ("accumulate_grad_batches", "batch_size", "data")

@@ -203,6 +203,7 @@ class CORATrainer:
             fit_batch_size(module, data, self.config, self.precision)
         module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
+        self._remember_views(name, data)
         folder = run.stage(name)
         for leftover in folder.glob("*.part"):  # of a write that was cut off
             leftover.unlink(missing_ok=True)
@@ -229,6 +230,16 @@ class CORATrainer:
             "best_metric": None if score is None else float(score),
         }
         run.save_state()
+
+    def _remember_views(self, name: StageName, data: PanoramaDataModule) -> None:
+        max_bytes = self.config.training.view_memory_bytes
+        if max_bytes and self.config.training.stage_configs[name].epochs > 1 and data.num_workers == 0:
+            data.remember_views(max_bytes)
+            logger.info(
+                "stage %s: up to %d MB of views are kept in memory: training loads them itself, and more than once",
+                name,
+                max_bytes // 10**6,
+            )
 
     def _lightning(
         self, name: StageName, folder: Path, accelerator: str, data: PanoramaDataModule, point: ResumePoint | None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_model, make_panorama
+from tiny_models import make_panorama
 
 from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
@@ -16,21 +16,6 @@ from cora.data.feature_cache import FeatureCache
 from cora.errors import DataError, ImageError
 from cora.processors.processor import PanoramaProcessor
 from cora.processors.text import IGNORE_INDEX
-
-
-@pytest.fixture(scope="module")
-def processor() -> PanoramaProcessor:
-    return make_model()[1]
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    for seed in range(3):
-        make_panorama(seed).save(tmp_path / f"{seed}.png")
-    rows = ["0.png,What is ahead?,a red cone", "0.png,sky,blue", "1.png,sky,grey and low", "2.png,sky,red"]
-    path = tmp_path / "train.csv"
-    path.write_text("\n".join(["url,query,annotation", *rows]) + "\n")
-    return path
 
 
 def test_one_sample_per_row_or_per_panorama(table: Path, processor: PanoramaProcessor) -> None:

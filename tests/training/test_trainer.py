@@ -6,7 +6,9 @@ import csv
 import json
 import logging
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from cora.config.schema import CORAConfig
 from cora.errors import BackendUnavailable, ConfigError, DataError, ImageError
 from cora.inference.generator import PanoramaGenerator
 from cora.model.vlm import PanoramaVLM
+from cora.processors.images import PanoramaImageProcessor
 from cora.training.build import build_model
 from cora.training.features import features_key
 from cora.training.trainer import CORATrainer, TrainingResult
@@ -200,6 +203,26 @@ def test_views_and_cached_features_train_alike(
     assert "0 known, 6 computed to be kept" in caplog.text
     assert "6 known, 0 computed to be kept" in caplog.text
     assert "vision features are not cached: training.cache_features is false" in caplog.text
+
+
+def test_views_are_cut_once_in_a_stage_and_the_losses_are_the_same(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, loaded = PanoramaImageProcessor.load, []
+
+    def noting(self: PanoramaImageProcessor, *arguments: Any, **options: Any) -> torch.Tensor:
+        loaded.append(options["name"])
+        return load(self, *arguments, **options)
+
+    monkeypatch.setattr(PanoramaImageProcessor, "load", noting)
+    curves = []
+    for max_bytes, most in ((2**30, 1), (0, 3)):
+        loaded.clear()
+        options = ("training.stages=[vision]", "training.stage_configs.vision.epochs=3", "training.num_workers=0")
+        config = make_config(workspace, tmp_path / str(most), *options, f"training.view_memory_bytes={max_bytes}")
+        curves.append(losses(train(config).run_dir, "vision", "val_loss"))
+        assert set(Counter(loaded).values()) == {most}
+    assert curves[0] == curves[1]
 
 
 def test_another_encoder_has_features_of_its_own(workspace: Path, tmp_path: Path) -> None:
