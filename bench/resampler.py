@@ -17,7 +17,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cora.bench.timing import Timing, copy_bandwidth, environment, product_speed, reuse_memory, take_turns, use_threads
+from cora.bench.timing import (
+    CONDITIONS,
+    Timing,
+    copy_bandwidth,
+    environment,
+    product_speed,
+    reuse_memory,
+    take_turns,
+    use_threads,
+)
 from cora.errors import CoraError
 from cora.geometry.layouts import yaw_ring
 from cora.model.layout import build_token_layout
@@ -45,14 +54,7 @@ COLUMNS = (
     "rel_rms",
     "eager_rel_rms",
     "floor_ms",
-    "faults",
-    "threads",
-    "instructions",
-    "rounds",
-    "reuses_memory",
-    "device",
-    "cores",
-    "torch",
+    *CONDITIONS,
 )
 
 LARGEST_ERROR = 1e-4

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from cora.bench.scan_peers import convolve_by_torch, make_scan_peers
-from cora.bench.timing import Timing, copy_bandwidth, environment, product_speed, reuse_memory, take_turns, use_threads
+from cora.bench.timing import (
+    CONDITIONS,
+    Timing,
+    copy_bandwidth,
+    environment,
+    product_speed,
+    reuse_memory,
+    take_turns,
+    use_threads,
+)
 from cora.errors import CoraError
 from cora.ops.causal_conv1d import causal_conv1d
 from cora.ops.selective_scan import bidirectional_scan, selective_scan
@@ -32,17 +41,11 @@ COLUMNS = (
     "vs_pscan",
     "vs_torch",
     "both_over_one",
+    "calls_over_one",
     "rel_rms",
     "worst_rel_rms",
     "floor_ms",
-    "faults",
-    "threads",
-    "instructions",
-    "rounds",
-    "reuses_memory",
-    "device",
-    "cores",
-    "torch",
+    *CONDITIONS,
 )
 
 # (batch, positions, channels, states) and (batch, positions, channels, weights of a channel).
@@ -68,8 +71,9 @@ def run(
 ) -> list[dict[str, Any]]:
     """Return one row, with the keys of `COLUMNS`, for each case forward and forward + backward.
 
-    `rel_rms` is the error of the output, `worst_rel_rms` the largest one of any input's gradient: the root of the mean
-    square against float64, as a part of that of the values.
+    `both_over_one` is the time of both directions in one call over that of one direction, `calls_over_one` that of a
+    call for each, as BiMamba makes them. `rel_rms` is the error of the output, `worst_rel_rms` the largest one of any
+    input's gradient: the root of the mean square against float64, as a part of that of the values.
 
     Args:
         scans: (batch, positions, channels, states) of each scan.
@@ -104,19 +108,22 @@ def _scan_rows(
     peers = {name: _Call(peer, inputs) for name, peer in make_scan_peers().items()}
     ours = _Call(partial(selective_scan, layout="bld"), inputs)
     both = _Call(bidirectional_scan, _for_both(inputs))
+    turned = _Call(partial(selective_scan, layout="bld", reverse=True), tuple(each.clone() for each in inputs))
     elements = batch * length * channels * states
     moved = 4 * sum(each.numel() for each in inputs) + 4 * inputs[0].numel()
     name = f"scan {batch}x{length}x{channels}, {states} states"
     for passes in ("forward", "forward+backward"):
         backward = passes != "forward"
-        candidates = {"ours": ours, "both": both, **peers}
+        calls = {key: call.timed(backward) for key, call in {"ours": ours, "both": both, **peers}.items()}
+        calls["calls"] = _in_turn(ours.timed(backward), turned.timed(backward))
         if backward and elements > _MOST_FOR_SLOW_BACKWARD:
-            del candidates["slow"]
-        timings = take_turns({key: call.timed(backward) for key, call in candidates.items()}, rounds)
+            del calls["slow"]
+        timings = take_turns(calls, rounds)
         slots = elements * (_SLOTS_PER_STATE + (_SLOTS_PER_STATE_BACKWARD if backward else 0))
         yield {
             **_row(name, passes, timings, ours.errors(inputs, _LARGEST_ERROR, *peers.values())),
             "both_over_one": round(timings["both"].median / timings["ours"].median, 2),
+            "calls_over_one": round(timings["calls"].median / timings["ours"].median, 2),
             "floor_ms": round(floor(slots, moved * (3 if backward else 1)), 4),
         }
 
@@ -138,6 +145,7 @@ def _convolution_rows(
         yield {
             **_row(f"conv {batch}x{length}x{channels}, width {width}", passes, timings, ours.errors(inputs, None)),
             "both_over_one": None,
+            "calls_over_one": None,
             # Backward reads the input and the gradient, and writes one.
             "floor_ms": round(floor(0, moved * (2.5 if backward else 1)), 4),
         }
@@ -186,6 +194,10 @@ def _for_both(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     own = (torch.stack([each, each.flip(1)], dim=2) for each in (delta, B, C))
     delta, B, C = own
     return u, delta, A.repeat(2, 1, 1), B, C, D.repeat(2, 1)
+
+
+def _in_turn(first: Callable[[], Any], second: Callable[[], Any]) -> Callable[[], Any]:
+    return lambda: (first(), second())
 
 
 class _Call:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "CONDITIONS",
     "Timing",
     "copy_bandwidth",
     "device_name",
@@ -29,6 +30,9 @@ __all__ = [
     "take_turns",
     "use_threads",
 ]
+
+# The last columns of a benchmark on one thread: page faults in the median call, and what the figures depend on.
+CONDITIONS = ("faults", "threads", "instructions", "rounds", "reuses_memory", "device", "cores", "torch")
 
 _SLOW_MS = 100.0
 

@@ -46,9 +46,10 @@ inline bool is_in_range(Floats delta, Floats steepest) {
   return all_below(126.0f * kSteps, absolute(delta * steepest));
 }
 
+// A state, or 1, after the decay of a step.
 template <bool kInRange>
-inline Floats decay_factor(const PowersOfTwo& powers, Floats exponent) {
-  return kInRange ? powers.steps(exponent) : exp2(exponent * (1.0f / kSteps));
+inline Floats decayed(const PowersOfTwo& powers, Floats state, Floats exponent) {
+  return kInRange ? powers.times_steps(state, exponent) : state * exp2(exponent * (1.0f / kSteps));
 }
 
 // Takes a group of channels one step further and returns what its states put out.
@@ -59,8 +60,8 @@ inline Floats advance(
   // Several sums, so that an addition need not wait for the one before.
   Floats sums[kUnrolled] = {};
   const auto one = [&](int64_t k, Floats& sum) {
-    const Floats factor = decay_factor<kInRange>(powers, apart(delta * load(decays + k * kLanes)));
-    const Floats next = factor * load(state + k * kLanes) + drive * read_in[k];
+    const Floats exponent = apart(delta * load(decays + k * kLanes));
+    const Floats next = decayed<kInRange>(powers, load(state + k * kLanes), exponent) + apart(drive * read_in[k]);
     store(state + k * kLanes, next);
     sum += next * read_out[k];
   };
@@ -161,7 +162,7 @@ inline void retrace(
     const float* before, float* factors, float* after) {
 #pragma GCC unroll 2
   for (int64_t k = 0; k < states; ++k) {
-    const Floats factor = decay_factor<kInRange>(powers, apart(delta * load(decays + k * kLanes)));
+    const Floats factor = decayed<kInRange>(powers, splat(1.0f), apart(delta * load(decays + k * kLanes)));
     store(factors + k * kLanes, factor);
     store(after + k * kLanes, factor * load(before + k * kLanes) + drive * read_in[k]);
   }

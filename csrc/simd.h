@@ -180,8 +180,8 @@ inline Floats exp2_in_range(Floats x) {
 // The same with x held to that range.
 inline Floats exp2(Floats x) { return exp2_in_range(at_most(127.99f, at_least(-126.0f, x))); }
 
-// `steps(x)` is 2^(x / kSteps) for x / kSteps in [-126, 127.99], in fewer instructions where a vector can be a table: x
-// counts its entries, what is left is at most half an entry, and a shorter polynomial does for it. The least
+// `times_steps(y, x)` is y 2^(x / kSteps) for x / kSteps in [-126, 127.99], in fewer instructions where a vector can be
+// a table: x counts its entries, what is left is at most half an entry, and a shorter polynomial does for it. The least
 // significant bits of the rounded number choose the entry, and those above are added to its exponent, for which each
 // entry makes up.
 #if CORA_LEVEL == 512
@@ -197,7 +197,7 @@ constexpr float kSteps = 1;
 class PowersOfTwo {
  public:
 #if CORA_LEVEL == 0
-  Floats steps(Floats x) const { return exp2_in_range(x); }
+  Floats times_steps(Floats y, Floats x) const { return y * exp2_in_range(x); }
 #else
   PowersOfTwo() {
     for (uint32_t each = 0; each < entries_; ++each) {
@@ -208,8 +208,9 @@ class PowersOfTwo {
     }
   }
 
-  // Relative errors of the polynomials: 5.4e-8 and 2.7e-8; both are 1 at 0.
-  Floats steps(Floats x) const {
+  // Relative errors of the polynomials: 2.7e-8 and 5.4e-8; both are 1 at 0. The table's entry meets y while the
+  // polynomial is still on its way.
+  Floats times_steps(Floats y, Floats x) const {
     const Floats magic = splat(12582912.0f);
     const Floats rounded = x + magic;
     const Floats fraction = x - (rounded - magic);
@@ -224,7 +225,7 @@ class PowersOfTwo {
         _mm256_permutevar8x32_ps(reinterpret_cast<Floats>(table_[0]), reinterpret_cast<__m256i>(rounded)));
 #endif
     power = power * fraction + 1.0f;
-    return power * reinterpret_cast<Floats>(entry + (reinterpret_cast<Bits>(rounded) << (23 - kStepBits)));
+    return power * (y * reinterpret_cast<Floats>(entry + (reinterpret_cast<Bits>(rounded) << (23 - kStepBits))));
   }
 
  private:

@@ -74,6 +74,7 @@ SCAN = {
     "vs_pscan": "pscan",
     "vs_torch": "torch",
     "both_over_one": "both / one",
+    "calls_over_one": "calls / one",
     "rel_rms": "error",
     "worst_rel_rms": "worst gradient",
     "floor_ms": "floor ms",

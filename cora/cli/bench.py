@@ -100,7 +100,7 @@ def scan(rounds: int, as_json: bool) -> None:
     from cora.bench.scan import run
 
     rows = run(rounds=rounds)
-    columns = "case pass ms vs_slow vs_loop vs_pscan vs_torch both_over_one rel_rms worst_rel_rms floor_ms"
+    columns = "case pass ms vs_slow vs_loop vs_pscan vs_torch both_over_one calls_over_one rel_rms floor_ms"
     _print(rows, columns, as_json, lambda: None)
 
 

@@ -20,6 +20,7 @@ def test_rows_have_all_columns_and_errors_are_measured() -> None:
         if row["case"].startswith("scan"):
             assert row["vs_slow"] > 0
             assert row["both_over_one"] > 0
+            assert row["calls_over_one"] > 1
         else:
             assert row["vs_torch"] > 0
 

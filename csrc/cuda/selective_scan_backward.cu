@@ -1,68 +1,16 @@
-// cora::selective_scan_forward and cora::selective_scan_backward on CUDA devices; the meaning is in
-// cora/ops/reference/selective_scan.py.
-//
-// The 32 lanes of a warp are 32 channels, which lie side by side in memory; the warps of a block share out the K states
-// of these channels. States stay in registers. Exponentials are the bound on paper, 16 a cycle and multiprocessor
-// against 128 multiplications: every fourth one is a polynomial, so that both kinds of unit are busy as long.
-//
-// All sums are taken in an order of their own: the result is the same every time.
+// cora::selective_scan_backward on CUDA devices.
 #include <tuple>
 
-#include "../selective_scan.h"
-#include "launch.cuh"
+#include "selective_scan.cuh"
 
 namespace cora {
 namespace {
 
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
-
-constexpr int kForwardPositions = 8;  // loaded together
-constexpr int kStatesOfThread = 4;    // in the backward scan, and in a forward scan of few channels
-constexpr int kManyStatesOfThread = 16;
 constexpr int kPositionsOfStep = 8;  // whose states the backward scan holds in registers
-constexpr int kChunk = static_cast<int>(kPositionsPerChunk);
 constexpr int kStepsOfChunk = kChunk / kPositionsOfStep;
-constexpr int kMostStates = 64;
-// Fewer warps do not keep a large device busy.
-constexpr int64_t kWarpsWanted = 2048;
+// Fewer blocks do not keep a large device busy.
 constexpr int64_t kBlocksWanted = 512;
 constexpr int64_t kMostRounds = 8;
-
-// A kernel's arguments hold no vectors: bit g of `reversed` is direction g's.
-struct DeviceScan {
-  int64_t batch, length;
-  int directions, channels, states, groups;  // groups of 32 channels, of one direction
-  int parts;                                 // warps that share out the states
-  uint32_t reversed;
-  bool softplus;
-  Sequence u, delta, z;
-  const float *transition, *read_in, *read_out, *skip, *step_bias;
-
-  explicit DeviceScan(const Scan& scan, int states_of_thread)
-      : batch(scan.batch),
-        length(scan.length),
-        directions(static_cast<int>(scan.directions)),
-        channels(static_cast<int>(scan.channels)),
-        states(static_cast<int>(scan.states)),
-        groups((channels + kWarp - 1) / kWarp),
-        parts((states + states_of_thread - 1) / states_of_thread),
-        reversed(0),
-        softplus(scan.softplus),
-        u(scan.u),
-        delta(scan.delta),
-        z(scan.z),
-        transition(scan.transition),
-        read_in(scan.read_in),
-        read_out(scan.read_out),
-        skip(scan.skip),
-        step_bias(scan.step_bias) {
-    STD_TORCH_CHECK(directions <= 32, "selective_scan: at most 32 directions");
-    STD_TORCH_CHECK(
-        states >= 1 && states <= kMostStates, "selective_scan: on CUDA devices a channel has 1 to 64 states");
-    for (int way = 0; way < directions; ++way) reversed |= static_cast<uint32_t>(scan.reversed[way] != 0) << way;
-  }
-};
 
 struct DeviceGradients {
   Sequence u, delta, z;
@@ -72,151 +20,6 @@ struct DeviceGradients {
   float* read_in;     // [spans, B, L, G, K]
   float* read_out;    // the same
 };
-
-// One channel of a sequence in the order of its direction.
-struct Channel {
-  int64_t batch;
-  int way, index;
-  bool is_real;  // the last group of channels may not be full
-  bool is_reversed;
-
-  __device__ Channel(const DeviceScan& scan, int64_t batch, int way, int group)
-      : batch(batch),
-        way(way),
-        index(group * kWarp + static_cast<int>(threadIdx.x)),
-        is_real(index < scan.channels),
-        is_reversed((scan.reversed >> way & 1) != 0) {}
-
-  __device__ int64_t position(const DeviceScan& scan, int64_t step) const {
-    return is_reversed ? scan.length - 1 - step : step;
-  }
-  template <typename T>
-  __device__ float read(const DeviceScan& scan, const Sequence& sequence, int64_t step) const {
-    return static_cast<float>(sequence.at<T>(batch, position(scan, step), way)[index]);
-  }
-  template <typename T>
-  __device__ void write(const DeviceScan& scan, const Sequence& sequence, int64_t step, float value) const {
-    sequence.at<T>(batch, position(scan, step), way)[index] = static_cast<T>(value);
-  }
-  __device__ float parameter(const DeviceScan& scan, const float* values) const {
-    return values == nullptr || !is_real ? 0.0f : values[static_cast<int64_t>(way) * scan.channels + index];
-  }
-  // A log2(e) of state k; 0 for a channel or a state that is not there, which then stays 0.
-  __device__ float decay(const DeviceScan& scan, int k) const {
-    if (!is_real || k >= scan.states) return 0.0f;
-    return scan.transition[(static_cast<int64_t>(way) * scan.channels + index) * scan.states + k] * kLog2E;
-  }
-  __device__ float step_size(const DeviceScan& scan, float raw) const { return scan.softplus ? softplus(raw) : raw; }
-  // Where its K states before a chunk are kept: [B, G, chunks, E, K].
-  __device__ int64_t kept(const DeviceScan& scan, int64_t chunk) const {
-    const int64_t chunks = (scan.length + kChunk - 1) / kChunk;
-    const int64_t row = (batch * scan.directions + way) * chunks + chunk;
-    return (row * scan.channels + index) * scan.states;
-  }
-};
-
-// exp2 of what a state loses; the fourth of four by the other kind of unit.
-__device__ __forceinline__ float decayed(int state, float exponent) {
-  return state % 4 == 3 ? exp2_polynomial(exponent) : exp2_special(exponent);
-}
-
-__device__ __forceinline__ int thread_of_block() {
-  return static_cast<int>(threadIdx.y) * kWarp + static_cast<int>(threadIdx.x);
-}
-
-// Copies B or C of steps [first, first + positions) to [positions, states of all parts]; 0 beyond their ends.
-__device__ void share_weights(
-    const DeviceScan& scan, const Channel& channel, const float* weights, int64_t first, int positions, int padded,
-    float* shared) {
-  for (int place = thread_of_block(); place < positions * padded; place += scan.parts * kWarp) {
-    const int64_t step = first + place / padded;
-    const int k = place % padded;
-    float value = 0.0f;
-    if (step < scan.length && k < scan.states) {
-      const int64_t row = (channel.batch * scan.length + channel.position(scan, step)) * scan.directions + channel.way;
-      value = weights[row * scan.states + k];
-    }
-    shared[place] = value;
-  }
-}
-
-template <typename T>
-__device__ void write_output(
-    const DeviceScan& scan, const Channel& channel, const Sequence& y, int64_t step, float sum) {
-  if (!channel.is_real) return;
-  if (scan.z.data != nullptr) {
-    const float gate = channel.read<T>(scan, scan.z, step);
-    sum *= gate * sigmoid(gate);
-  }
-  channel.write<T>(scan, y, step, sum);
-}
-
-// A block is 32 channels of one direction of one sequence; directions follow each other, for what they share.
-template <typename T, int kStates>
-__global__ void __launch_bounds__(kMostStates / kStates * kWarp)
-    scan_forward_kernel(DeviceScan scan, Sequence y, float* __restrict__ kept) {
-  const int64_t task = blockIdx.x;
-  const int64_t row = task / scan.directions;
-  const Channel channel(
-      scan, row / scan.groups, static_cast<int>(task % scan.directions), static_cast<int>(row % scan.groups));
-  const int lane = static_cast<int>(threadIdx.x), part = static_cast<int>(threadIdx.y);
-  const int padded = scan.parts * kStates;
-  float* read_in = shared_memory();
-  float* read_out = read_in + kForwardPositions * padded;
-  float* sums = read_out + kForwardPositions * padded;  // [parts, positions, 32]
-  float decay[kStates], state[kStates];
-#pragma unroll
-  for (int i = 0; i < kStates; ++i) {
-    decay[i] = channel.decay(scan, part * kStates + i);
-    state[i] = 0.0f;
-  }
-  const float bias = channel.parameter(scan, scan.step_bias);
-  const float skip = part == 0 ? channel.parameter(scan, scan.skip) : 0.0f;
-  for (int64_t first = 0; first < scan.length; first += kForwardPositions) {
-    if (kept != nullptr && first % kChunk == 0 && channel.is_real) {
-      float* target = kept + channel.kept(scan, first / kChunk) + part * kStates;
-#pragma unroll
-      for (int i = 0; i < kStates; ++i) {
-        if (part * kStates + i < scan.states) target[i] = state[i];
-      }
-    }
-    __syncthreads();
-    share_weights(scan, channel, scan.read_in, first, kForwardPositions, padded, read_in);
-    share_weights(scan, channel, scan.read_out, first, kForwardPositions, padded, read_out);
-    float inputs[kForwardPositions], raws[kForwardPositions];
-#pragma unroll
-    for (int t = 0; t < kForwardPositions; ++t) {
-      const bool is_there = channel.is_real && first + t < scan.length;
-      inputs[t] = is_there ? channel.read<T>(scan, scan.u, first + t) : 0.0f;
-      raws[t] = is_there ? channel.read<T>(scan, scan.delta, first + t) : 0.0f;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int t = 0; t < kForwardPositions; ++t) {
-      const float delta = channel.step_size(scan, raws[t] + bias);
-      const float drive = delta * inputs[t];
-      float sum = skip * inputs[t];
-#pragma unroll
-      for (int i = 0; i < kStates; ++i) {
-        const int place = t * padded + part * kStates + i;
-        state[i] = fmaf(decayed(i, delta * decay[i]), state[i], drive * read_in[place]);
-        sum = fmaf(state[i], read_out[place], sum);
-      }
-      if (scan.parts > 1) {
-        sums[(part * kForwardPositions + t) * kWarp + lane] = sum;
-      } else if (first + t < scan.length) {
-        write_output<T>(scan, channel, y, first + t, sum);
-      }
-    }
-    if (scan.parts == 1) continue;
-    __syncthreads();
-    for (int t = part; t < kForwardPositions && first + t < scan.length; t += scan.parts) {
-      float sum = 0.0f;
-      for (int other = 0; other < scan.parts; ++other) sum += sums[(other * kForwardPositions + t) * kWarp + lane];
-      write_output<T>(scan, channel, y, first + t, sum);
-    }
-  }
-}
 
 // Sums each of eight values over the lanes of a warp; lane l returns that of value l / 4.
 __device__ __forceinline__ float sum_over_lanes(float (&values)[8]) {
@@ -478,46 +281,6 @@ __global__ void __launch_bounds__(kMostStates / kStatesOfThread * kWarp) scan_ba
   }
 }
 
-template <typename T, int kStates>
-void launch_forward(const Scan& scan, const Sequence& y, float* kept, cudaStream_t stream) {
-  const DeviceScan call(scan, kStates);
-  const int floats = kForwardPositions * call.parts * (2 * kStates + kWarp);
-  launch(
-      "selective_scan", scan_forward_kernel<T, kStates>, scan.batch * call.groups * call.directions,
-      dim3(kWarp, call.parts), floats * sizeof(float), stream, call, y, kept);
-}
-
-template <typename T>
-void forward_all(const Scan& scan, const Sequence& y, float* kept, cudaStream_t stream) {
-  const int64_t warps = scan.batch * scan.directions * ((scan.channels + kWarp - 1) / kWarp);
-  if (scan.states > kStatesOfThread * 2 && warps * ((scan.states + 15) / 16) >= kWarpsWanted) {
-    launch_forward<T, kManyStatesOfThread>(scan, y, kept, stream);
-  } else {
-    launch_forward<T, kStatesOfThread>(scan, y, kept, stream);
-  }
-}
-
-std::tuple<Tensor, Tensor> selective_scan_forward_cuda(
-    const Tensor& u, const Tensor& delta, const Tensor& A, const Tensor& B, const Tensor& C, std::optional<Tensor> D,
-    std::optional<Tensor> z, std::optional<Tensor> delta_bias, bool delta_softplus, std::vector<int64_t> reversed,
-    bool keep_states) {
-  const Launcher launcher(u);
-  const Scan scan = check_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reversed);
-  const Tensor y = torch::stable::new_empty(u, {scan.batch, scan.length, scan.directions, scan.channels});
-  const int64_t rows = keep_states ? scan.batch * scan.directions * scan.channels * scan.chunks() : 0;
-  const Tensor states = torch::stable::new_empty(A, {rows, scan.states});
-  if (scan.batch * scan.channels == 0) return {y, states};
-  float* kept = keep_states ? floats_of(states) : nullptr;
-  if (u.scalar_type() == ScalarType::Float) {
-    forward_all<float>(scan, sequence_of(y), kept, launcher.stream);
-  } else if (u.scalar_type() == ScalarType::Half) {
-    forward_all<Half>(scan, sequence_of(y), kept, launcher.stream);
-  } else {
-    forward_all<BFloat16>(scan, sequence_of(y), kept, launcher.stream);
-  }
-  return {y, states};
-}
-
 template <typename T>
 void backward_all(
     const Scan& scan, const Sequence& y_grad, const float* kept, const DeviceGradients& grads, int64_t rounds,
@@ -581,6 +344,5 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> selec
 }  // namespace cora
 
 STABLE_TORCH_LIBRARY_IMPL(cora, CUDA, library) {
-  library.impl("selective_scan_forward", TORCH_BOX(&cora::selective_scan_forward_cuda));
   library.impl("selective_scan_backward", TORCH_BOX(&cora::selective_scan_backward_cuda));
 }
