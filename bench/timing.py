@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "PERCENTILES",
     "Timing",
     "copy_bandwidth",
     "device_name",
@@ -29,6 +30,9 @@ __all__ = [
     "take_turns",
     "use_threads",
 ]
+
+PERCENTILES = (50, 90, 99)
+"""Of waits, the ones that are told."""
 
 _SLOW_MS = 100.0
 
