@@ -45,12 +45,15 @@ _ENGINE_CROP = ("auto", "on", "off")
 
 
 @lru_cache
-def is_cut_in_engine(engine_crop: str) -> bool:
+def is_cut_in_engine(engine_crop: str | bool) -> bool:
     """Return whether the engine cuts panoramas: ``on``, ``off``, or ``auto``, which is ``on`` where it has a GPU.
 
     Raises:
         ConfigError: It is none of them.
     """
+    # YAML takes these two words for truth values.
+    if isinstance(engine_crop, bool):
+        return engine_crop
     if engine_crop not in _ENGINE_CROP:
         raise ConfigError(
             f"unknown engine_crop '{engine_crop}'{did_you_mean(engine_crop, _ENGINE_CROP)}; "
@@ -61,7 +64,7 @@ def is_cut_in_engine(engine_crop: str) -> bool:
     from vllm.platforms import current_platform
 
     has_gpu = not current_platform.is_cpu()
-    reason = "it has a GPU" if has_gpu else "its CPU is as fast before it, and views are no larger"
+    reason = "a GPU cuts fastest" if has_gpu else "the engine has no GPU"
     logger.info("engine_crop %s: %s", "on" if has_gpu else "off", reason)
     return has_gpu
 

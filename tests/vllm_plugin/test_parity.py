@@ -158,6 +158,8 @@ def test_an_unknown_engine_crop_is_refused() -> None:
     from cora.vllm_plugin.processing import is_cut_in_engine
 
     assert is_cut_in_engine("on")
+    assert is_cut_in_engine(True)
+    assert not is_cut_in_engine(False)
     assert not is_cut_in_engine("auto")
     with pytest.raises(ConfigError, match=r"unknown engine_crop 'of' \(did you mean 'off'\?\); known: auto, on, off"):
         is_cut_in_engine("of")
