@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
-__all__ = ["draw_crop", "draw_preprocess"]
+if TYPE_CHECKING:
+    from cora.bench.serve import Outcome
+
+__all__ = ["draw_crop", "draw_preprocess", "draw_serve", "draw_throughput"]
 
 _PEERS = {"cv2": "OpenCV remap", "py360": "py360convert", "research": "py360convert at 672, shrunk"}
 
@@ -69,6 +72,50 @@ def draw_preprocess(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def draw_throughput(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw requests per second, and the waits for the first token and between tokens, of each way."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    rates, *waits = figure.subplots(1, 3)
+    names = [row["way"].replace(", ", ",\n").replace(" (", "\n(") for row in rows]
+    bars = rates.bar(names, [row["requests_per_s"] for row in rows], color=["C1", "C0"])
+    rates.bar_label(bars, [f"{row['requests_per_s']:g}\n{row['times_sequential']:g} x" for row in rows])
+    rates.set(title="requests/s")
+    rates.margins(y=0.2)
+    for axes, wait in zip(waits, ("first_token", "inter_token"), strict=True):
+        for row, colour in zip(rows, ("C1", "C0"), strict=True):
+            _draw_percentiles(axes, row, wait, label=row["way"], color=colour)
+        axes.set(title=f"{wait.replace('_', ' ')}, ms", yscale="log")
+    waits[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_serve(outcome: Outcome, path: Path) -> None:
+    """Draw the time that each answer took, over when it was asked for, the percentiles, and the server's memory."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    times, waits = figure.subplots(1, 2, width_ratios=(2, 1))
+    sent, seconds = zip(*outcome.totals, strict=True)
+    times.scatter(sent, seconds, s=6, color="C0", label="answer")
+    times.set(xlabel="sent at, s", ylabel="seconds until an answer ended", title=outcome.row["load"])
+    times.set_ylim(bottom=0)
+    if outcome.memory:
+        memory = times.twinx()
+        memory.plot(*zip(*outcome.memory, strict=True), color="C3")
+        memory.set_ylabel("MiB of the server's processes", color="C3")
+        memory.set_ylim(bottom=0)
+    for wait, colour in (("first_token", "C2"), ("inter_token", "C4"), ("total", "C0")):
+        _draw_percentiles(waits, outcome.row, wait, label=wait.replace("_", " "), color=colour)
+    waits.set(title="ms", yscale="log")
+    waits.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_percentiles(axes: Any, row: dict[str, Any], wait: str, **style: Any) -> None:
+    values = {f"p{each}": row[f"{wait}_p{each}_ms"] for each in (50, 90, 99)}
+    known = {name: value for name, value in values.items() if value is not None}
+    axes.plot(list(known), list(known.values()), marker="o", **style)
+    axes.grid(alpha=0.3)
 
 
 def _finish(axes: Any, widths: Sequence[int]) -> None:

@@ -31,7 +31,7 @@ from cora.inference.generator import PanoramaGenerator
 from cora.inference.protocol import GenerationSettings
 from cora.training.trainer import CORATrainer
 
-__all__ = ["COLUMNS", "run"]
+__all__ = ["COLUMNS", "OneByOne", "export_model", "run", "split_rounds", "write_panoramas"]
 
 COLUMNS = (
     "backend",
@@ -83,18 +83,10 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        export, settings = _export(ConfigManager.load(config), config, folder)
-        scenes = PANORAMAS * rounds + 1
-        split = write_split(
-            folder / "rows",
-            "test",
-            num_scenes=scenes,
-            first_seed=FIRST_SEED,
-            height=SOURCE_WIDTH // 2,
-            width=SOURCE_WIDTH,
-        )
-        parts = _parts(read_rows(split.csv), rounds)
-        one_by_one = _OneByOne(export, settings)
+        export, settings = export_model(ConfigManager.load(config), config, folder)
+        rows = write_panoramas(folder / "rows", rounds)
+        parts = split_rounds(rows, rounds)
+        one_by_one = OneByOne(export, settings)
         generator = PanoramaGenerator.from_checkpoint(export, backend)
         name_of_backend = generator.name
         try:
@@ -106,7 +98,7 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
             ]
         finally:
             generator.close()
-        ours, theirs = _caption_seconds([row.references[0] for row in read_rows(split.csv) if row.type == "describe"])
+        ours, theirs = _caption_seconds([row.references[0] for row in rows if row.type == "describe"])
         rates = {
             name: statistics.median(getattr(each, name) for each in found) for name in ("sequential", "cold", "repeat")
         }
@@ -131,7 +123,7 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
         return {column: row[column] for column in COLUMNS}
 
 
-class _OneByOne:
+class OneByOne:
     """Answers rows as a short script does, with the model and processor of an export."""
 
     def __init__(self, export: Path, settings: GenerationSettings) -> None:
@@ -150,12 +142,15 @@ class _OneByOne:
 
     def answer(self, rows: Sequence[Row]) -> list[str]:
         """Return the answers."""
-        return [self._one(row) for row in rows]
+        return [self.answer_one(row) for row in rows]
 
-    def _one(self, row: Row) -> str:
+    def answer_one(self, row: Row, streamer: Any = None) -> str:
+        """Return the answer to one row; a streamer of Transformers is given its tokens."""
         prompt = self._processor.text_formatter.prompt(row.query)
         inputs = self._processor(images=[row.image], text=[prompt], return_tensors="pt").to(self._model.device)
-        sequences = self._model.generate(**inputs, max_new_tokens=self._max_new_tokens, do_sample=False)
+        sequences = self._model.generate(
+            **inputs, max_new_tokens=self._max_new_tokens, do_sample=False, streamer=streamer
+        )
         answer = sequences[0, inputs["input_ids"].shape[1] :]
         text: str = self._processor.tokenizer.decode(
             answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -163,7 +158,7 @@ class _OneByOne:
         return text
 
 
-def _export(config: CORAConfig, path: Path, folder: Path) -> tuple[Path, GenerationSettings]:
+def export_model(config: CORAConfig, path: Path, folder: Path) -> tuple[Path, GenerationSettings]:
     """Train a model of the configuration's sizes for a moment; return its export and its generation settings."""
     settings = prepare(path, folder, samples=TRAIN_PANORAMAS, rounds=1, language_steps=LANGUAGE_STEPS)
     training = settings.training.model_copy(update={"stages": ["finetune"]})
@@ -171,7 +166,14 @@ def _export(config: CORAConfig, path: Path, folder: Path) -> tuple[Path, Generat
     return trainer.train().export_dir, GenerationSettings(max_new_tokens=config.generation.max_new_tokens)
 
 
-def _parts(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]]:
+def write_panoramas(folder: Path, rounds: int) -> list[Row]:
+    """Render the panoramas of all rounds, and one to warm up with; return their rows."""
+    scenes = PANORAMAS * rounds + 1
+    size = {"height": SOURCE_WIDTH // 2, "width": SOURCE_WIDTH}
+    return read_rows(write_split(folder, "test", num_scenes=scenes, first_seed=FIRST_SEED, **size).csv)
+
+
+def split_rounds(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]]:
     """Return (questions, other questions) of one panorama to warm up with, then of each round's panoramas."""
     by_image: dict[Path, list[Row]] = {}
     for row in rows:
@@ -188,7 +190,7 @@ def _parts(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]
 
 
 def _measure(
-    one_by_one: _OneByOne,
+    one_by_one: OneByOne,
     generator: PanoramaGenerator,
     settings: GenerationSettings,
     part: tuple[list[Row], list[Row]],

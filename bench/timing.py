@@ -21,6 +21,7 @@ import torch
 
 __all__ = [
     "CONDITIONS",
+    "PERCENTILES",
     "Timing",
     "copy_bandwidth",
     "device_name",
@@ -33,6 +34,8 @@ __all__ = [
 
 # The last columns of a benchmark on one thread: page faults in the median call, and what the figures depend on.
 CONDITIONS = ("faults", "threads", "instructions", "rounds", "reuses_memory", "device", "cores", "torch")
+PERCENTILES = (50, 90, 99)
+"""Of waits, the ones that are told."""
 
 _SLOW_MS = 100.0
 

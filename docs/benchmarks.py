@@ -91,7 +91,49 @@ TRAIN = {
     "batch_size": "batch",
 }
 
-TABLES = {"crop": CROP, "preprocess": PREPROCESS, "scan": SCAN, "resampler": RESAMPLER, "train": TRAIN}
+THROUGHPUT = {
+    "way": "way",
+    "requests_per_s": "requests/s",
+    "times_sequential": "over one by one",
+    "tokens_per_s": "tokens/s",
+    "first_token_p50_ms": "first token p50 ms",
+    "first_token_p90_ms": "p90",
+    "first_token_p99_ms": "p99",
+    "inter_token_p50_ms": "next token p50 ms",
+    "inter_token_p90_ms": "p90",
+    "inter_token_p99_ms": "p99",
+    "preprocessing_share": "share of preprocessing",
+    "equal_answers": "equal answers",
+}
+
+SERVE = {
+    "load": "load",
+    "seconds": "seconds",
+    "requests": "requests",
+    "answered": "answered",
+    "answers_per_s": "answers/s",
+    "goodput_per_s": "good/s",
+    "first_token_p50_ms": "first token p50 ms",
+    "first_token_p99_ms": "p99",
+    "inter_token_p50_ms": "next token p50 ms",
+    "inter_token_p99_ms": "p99",
+    "total_p50_ms": "answer p50 ms",
+    "total_p90_ms": "p90",
+    "total_p99_ms": "p99",
+    "errors": "refused",
+    "memory_mb": "MiB",
+    "memory_drift": "drift",
+}
+
+TABLES = {
+    "crop": CROP,
+    "preprocess": PREPROCESS,
+    "scan": SCAN,
+    "resampler": RESAMPLER,
+    "train": TRAIN,
+    "throughput": THROUGHPUT,
+    "serve": SERVE,
+}
 
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
@@ -104,8 +146,10 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
 def _cell(value: Any, key: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None:
+    if value is None or value == {}:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {count}" for name, count in value.items())
     if isinstance(value, str):
         return value
     return f"{value:g} x" if key.startswith("vs_") or key.endswith("_gain") else f"{value:g}"

@@ -43,7 +43,11 @@ _CONFIG = click.option(
 )
 
 
-@click.group("bench", cls=Group)
+@click.group(
+    "bench",
+    cls=Group,
+    lazy={"throughput": "cora.cli.bench_serving:throughput", "serve": "cora.cli.bench_serving:serve"},
+)
 def main() -> None:
     """Time CORA's operations beside their peers."""
 

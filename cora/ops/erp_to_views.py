@@ -16,10 +16,10 @@ from torch import Tensor
 from cora.errors import GeometryError
 from cora.geometry.camera import check_view
 from cora.ops.dispatch import Face, Implementation, available_faces, choose_face
-from cora.ops.view_rendering import Normalisation, render, render_adjoint
+from cora.ops.view_rendering import Normalisation, halve_whole, render, render_adjoint
 from cora.types import ViewSpec
 
-__all__ = ["available_implementations", "erp_to_views"]
+__all__ = ["available_implementations", "erp_to_views", "halve_panorama"]
 
 NUMBERS_PER_VIEW = 7
 
@@ -67,6 +67,19 @@ def erp_to_views(
         batch, numbers, list(size), list(mean), list(std), dtype, antialias, impl
     )
     return pictures if panorama.dim() == 4 else pictures[0]
+
+
+def halve_panorama(panorama: Tensor, times: int) -> Tensor:
+    """Return a panorama uint8[H, W, 3] at 1 / 2**times of its size, or as near to it as both sides stay even.
+
+    It is what `erp_to_views` with antialiasing would make of the panorama itself, if its views are that coarse.
+    """
+    face = _choose("auto", panorama)
+    for _ in range(times):
+        if panorama.shape[0] % 2 or panorama.shape[1] % 2:
+            break
+        panorama = halve_whole(panorama[None].contiguous(), face)[0]
+    return panorama
 
 
 @torch.library.custom_op("cora::erp_to_views", mutates_args=())

@@ -22,7 +22,7 @@ from cora.ops.reference import erp_to_views as reference
 from cora.ops.view_plan import GatherPlan, gather_plan
 from cora.types import ViewSpec
 
-__all__ = ["Normalisation", "render", "render_adjoint", "rows_read"]
+__all__ = ["Normalisation", "halve_whole", "render", "render_adjoint", "rows_read"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,11 @@ def rows_read(
 ) -> tuple[int, int]:
     """Return the rows (first, last + 1) of a panorama that views of height x width pixels are made of."""
     return _needed_rows(_runs(views, antialias, height, width, panorama_height, panorama_width), panorama_height)[0]
+
+
+def halve_whole(panoramas: Tensor, face: Face) -> Tensor:
+    """Return panoramas uint8[B, H, W, 3] of even sides at half their size."""
+    return _halve(panoramas, 0, panoramas.shape[1] // 2, face)
 
 
 # The views of one processor and panoramas of one size are one entry; it keeps its plans, of 1 to 10 MB each.

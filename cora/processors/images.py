@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cora.errors import ConfigError, GeometryError, did_you_mean
 from cora.geometry.camera import content_box
-from cora.ops.erp_to_views import erp_to_views
+from cora.ops.erp_to_views import erp_to_views, halve_panorama
 from cora.ops.view_plan import finest_level
 from cora.ops.view_rendering import rows_read
 from cora.processors.loading import DEFAULT_MAX_PIXELS, PanoramaSource, load_panorama
@@ -95,16 +95,23 @@ class PanoramaImageProcessor:
         """The number of views V of every panorama."""
         return len(self.views)
 
-    def crop(self, panorama: Tensor) -> Tensor:
-        """Return the views float32[V, 3, h, w], normalised, of a panorama uint8[H, W, 3]."""
+    def crop(self, panorama: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the views float[V, 3, h, w], normalised, of a panorama uint8[H, W, 3], on its device."""
         return erp_to_views(
             panorama,
             self.views,
             size=self.image_size,
             mean=self.image_mean,
             std=self.image_std,
+            dtype=dtype,
             antialias=self.antialias,
         )
+
+    def shrink(self, panorama: Tensor) -> Tensor:
+        """Return a panorama uint8[H, W, 3] halved as often as no view would notice: `crop` makes the same of both."""
+        if not self.antialias:
+            return panorama
+        return halve_panorama(panorama, self._halvings(*panorama.shape[:2]))
 
     def load(self, source: PanoramaSource, *, name: str | None = None, whole: bool = False) -> Tensor:
         """Return a panorama as uint8[H, W, 3], checked against this processor's limits; see `load_panorama`.

@@ -1,11 +1,11 @@
 """PanoramaVLM inside vLLM: our vision tower, resampler and projector, vLLM's language model.
 
-Shapes: N panoramas, V views, T vision tokens, L tokens of all sequences of a step, D width.
+Shapes: N panoramas of H x W pixels, V views, T vision tokens, L tokens of all sequences of a step, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,15 @@ from cora.model.embedder import PanoramaEmbedder
 from cora.model.projectors import PanoramaProjector
 from cora.model.resampler.module import ResamplerModule
 from cora.model.vision_encoder import VisionBackbone
+from cora.processors.images import PanoramaImageProcessor
 from cora.processors.text import VISION_TOKEN
-from cora.vllm_plugin.processing import PanoramaDummyInputs, PanoramaMultiModalProcessor, PanoramaProcessingInfo
+from cora.vllm_plugin.processing import (
+    PANORAMAS,
+    VIEWS,
+    PanoramaDummyInputs,
+    PanoramaMultiModalProcessor,
+    PanoramaProcessingInfo,
+)
 
 __all__ = ["PanoramaVLMForVLLM"]
 
@@ -79,6 +86,7 @@ class PanoramaVLMForVLLM(PanoramaEmbedder, nn.Module, SupportsMultiModal, Suppor
                 hf_config=config.text_config,
                 prefix=maybe_prefix(prefix, "language_model"),
             )
+        self._image_processor = PanoramaImageProcessor.from_dict(config.image_processing)
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     @classmethod
@@ -89,14 +97,21 @@ class PanoramaVLMForVLLM(PanoramaEmbedder, nn.Module, SupportsMultiModal, Suppor
         raise ValueError(f"CORA sees images only, got {modality}")
 
     def embed_multimodal(self, **kwargs: object) -> Tensor | list[Tensor]:
-        """Return vision tokens float[N, T, D] for ``pixel_values`` float[N, V, 3, height, width]."""
-        pixel_values: Any = kwargs.get("pixel_values")
-        if pixel_values is None:
-            return []
-        if isinstance(pixel_values, list):
-            pixel_values = torch.stack(pixel_values)
+        """Return vision tokens float[N, T, D].
+
+        Args:
+            **kwargs: ``pixel_values`` float[N, V, 3, height, width], or ``panoramas`` uint8[N, H, W, 3], whose views
+                are cut here, or a list where they differ in size.
+        """
         # One by one: a panorama's tokens must not depend on which others arrive with it.
-        return torch.cat([self.embed_panoramas(views) for views in pixel_values.split(1)])
+        tokens = [self.embed_panoramas(views[None]) for views in self._views(kwargs)]
+        return torch.cat(tokens) if tokens else []
+
+    def _views(self, fields: Mapping[str, Any]) -> Iterator[Tensor]:
+        """Yield the views float[V, 3, height, width] of each panorama."""
+        for panorama in fields.get(PANORAMAS, ()):
+            yield self._image_processor.crop(panorama, dtype=self.vision.dtype)
+        yield from fields.get(VIEWS, ())
 
     def forward(
         self,

@@ -1,11 +1,16 @@
 """How vLLM turns a request with a panorama into model input: through the processor of the export.
 
-Shapes: V views, T vision tokens.
+Views are cut here, or in the engine (``engine_crop``, see `is_cut_in_engine`): it is then given the panorama as bytes,
+no larger than the views need, and the GPU cuts it.
+
+Shapes: N panoramas of H x W pixels, T vision tokens.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers import BatchFeature
@@ -18,12 +23,50 @@ from vllm.multimodal.processing import (
     PromptReplacement,
 )
 
-from cora.errors import CoraError
+from cora.errors import ConfigError, CoraError, did_you_mean
 from cora.model.configuration import PanoramaVLMConfig
 from cora.processors.processor import PanoramaProcessor
 from cora.processors.text import VISION_TOKEN
 
-__all__ = ["PanoramaDummyInputs", "PanoramaMultiModalProcessor", "PanoramaProcessingInfo"]
+__all__ = [
+    "PANORAMAS",
+    "VIEWS",
+    "PanoramaDummyInputs",
+    "PanoramaMultiModalProcessor",
+    "PanoramaProcessingInfo",
+    "is_cut_in_engine",
+]
+
+logger = logging.getLogger(__name__)
+
+# What a panorama is called on its way to the model, whole or cut.
+PANORAMAS, VIEWS = "panoramas", "pixel_values"
+_ENGINE_CROP = ("auto", "on", "off")
+
+
+@lru_cache
+def is_cut_in_engine(engine_crop: str | bool) -> bool:
+    """Return whether the engine cuts panoramas: ``on``, ``off``, or ``auto``, which is ``on`` where it has a GPU.
+
+    Raises:
+        ConfigError: It is none of them.
+    """
+    # YAML takes these two words for truth values.
+    if isinstance(engine_crop, bool):
+        return engine_crop
+    if engine_crop not in _ENGINE_CROP:
+        raise ConfigError(
+            f"unknown engine_crop '{engine_crop}'{did_you_mean(engine_crop, _ENGINE_CROP)}; "
+            f"known: {', '.join(_ENGINE_CROP)}"
+        )
+    if engine_crop != "auto":
+        return engine_crop == "on"
+    from vllm.platforms import current_platform
+
+    has_gpu = not current_platform.is_cpu()
+    reason = "a GPU cuts fastest" if has_gpu else "the engine has no GPU"
+    logger.info("engine_crop %s: %s", "on" if has_gpu else "off", reason)
+    return has_gpu
 
 
 class PanoramaProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]  # vLLM is untyped here
@@ -38,6 +81,11 @@ class PanoramaProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]  # vLLM 
         """Return the processor of the export."""
         processor: PanoramaProcessor = self.ctx.get_hf_processor(PanoramaProcessor, **kwargs)
         return processor
+
+    @property
+    def is_cut_in_engine(self) -> bool:
+        """Whether the engine is given panoramas, not views."""
+        return is_cut_in_engine(getattr(self.get_hf_config(), "engine_crop", "auto"))
 
     def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
         """Return nothing: how panoramas are cut is fixed by the export, no request may change it."""
@@ -74,16 +122,24 @@ class PanoramaMultiModalProcessor(BaseMultiModalProcessor[PanoramaProcessingInfo
         """Return the processed prompt; what is wrong with a panorama reaches the client in our own words."""
         try:
             return super().apply(inputs, timing_ctx)
+        except CoraError as error:
+            raise VLLMValidationError(str(error), parameter="image") from error
         except ValueError as error:
             # vLLM wraps errors of a processor in one that only shows the arguments.
             if isinstance(error.__cause__, CoraError):
                 raise VLLMValidationError(str(error.__cause__), parameter="image") from error
             raise
 
+    def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
+        if not self.info.is_cut_in_engine:
+            return super()._call_hf_processor(hf_data, hf_kwargs)
+        images = self.info.get_hf_processor().image_processor
+        return BatchFeature({PANORAMAS: [images.shrink(images.load(image)) for image in hf_data["images"]]})
+
     def _get_mm_fields_config(
         self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
     ) -> Mapping[str, MultiModalFieldConfig]:
-        return {"pixel_values": MultiModalFieldConfig.batched("image")}
+        return {name: MultiModalFieldConfig.batched("image") for name in (PANORAMAS, VIEWS) if name in hf_inputs}
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any

@@ -152,3 +152,19 @@ def test_views_of_a_jpeg_do_not_depend_on_rows_that_are_not_decoded(strategy: st
     assert torch.equal(processor.crop(part), processor.crop(whole))
     looks_down = any(view.is_global or view.pitch_deg < 0 for view in processor.views)
     assert torch.equal(part, whole) == looks_down
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
+@pytest.mark.parametrize(("height", "expected"), [(63, 63), (100, 100), (512, 64)])
+def test_a_shrunk_panorama_gives_the_same_views(strategy: str, height: int, expected: int) -> None:
+    processor = PanoramaImageProcessor(crop_strategy=strategy, image_size=16)
+    panorama = noise(height, 2 * height)
+    shrunk = processor.shrink(panorama)
+    # The one view of `resize` is coarser than those of the others.
+    assert shrunk.shape[0] == (expected if strategy != "resize" or height == 63 else expected // 2)
+    assert torch.equal(processor.crop(shrunk), processor.crop(panorama))
+
+
+def test_without_antialiasing_nothing_is_shrunk() -> None:
+    panorama = noise(512, 1024)
+    assert PanoramaImageProcessor(image_size=16, antialias=False).shrink(panorama) is panorama

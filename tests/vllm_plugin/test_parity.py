@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny_models import TINY_RESAMPLERS, make_batch, make_model, make_panorama
 
 from cora.config.schema import CORAConfig
+from cora.errors import ConfigError
 from cora.inference.generator import PanoramaGenerator
 from cora.inference.protocol import GenerationRequest, GenerationSettings
 from cora.model.vlm import PanoramaVLM
+from cora.processors.images import PanoramaImageProcessor
 from cora.training.module import PanoramaTrainingModule
 
 pytestmark = [
@@ -117,3 +121,45 @@ def test_every_resampler_trains_exports_and_answers_alike(kind: str, tmp_path: P
         assert answers(engine, batch_size=1, num_panoramas=2) == expected[: 2 * len(QUESTIONS)]
     finally:
         engine.close()
+
+
+def test_panoramas_cut_in_the_engine_give_the_same_tokens(tmp_path: Path) -> None:
+    model, processor = make_model()
+    model.export(tmp_path, processor)
+    # Of several sizes, some of which are halved on the way.
+    requests = [
+        GenerationRequest(make_panorama(seed, height=height), query)
+        for seed, height in enumerate((64, 512, 64, 250, 512, 333))
+        for query in QUESTIONS[:2]
+    ]
+    transformers = PanoramaGenerator.from_checkpoint(tmp_path, "transformers", device="cpu")
+    expected = [result.token_ids for result in transformers.generate(requests, SETTINGS)]
+    transformers.close()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "engine_crop": "on"}))
+    engine = PanoramaGenerator.from_checkpoint(tmp_path, "vllm", device="cpu")
+    seen: list[tuple[int, ...]] = []
+    original = PanoramaImageProcessor.crop
+
+    def crop(self: PanoramaImageProcessor, panorama: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append(tuple(panorama.shape))
+        return original(self, panorama, **options)
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(PanoramaImageProcessor, "crop", crop)
+            assert [result.token_ids for result in engine.generate(requests, SETTINGS)] == expected
+    finally:
+        engine.close()
+    assert sorted(shape[0] for shape in seen) == [64, 64, 125, 128, 128, 333]
+
+
+def test_an_unknown_engine_crop_is_refused() -> None:
+    from cora.vllm_plugin.processing import is_cut_in_engine
+
+    assert is_cut_in_engine("on")
+    assert is_cut_in_engine(True)
+    assert not is_cut_in_engine(False)
+    assert not is_cut_in_engine("auto")
+    with pytest.raises(ConfigError, match=r"unknown engine_crop 'of' \(did you mean 'off'\?\); known: auto, on, off"):
+        is_cut_in_engine("of")
