@@ -85,14 +85,15 @@ class LastCheckpoint(Checkpoint):
         progress = loops["epoch_loop.batch_progress"]
         progress["current"], progress["total"] = dict(counts), dict(counts)
         progress["is_last_batch"] = done == self.data.sampler.num_batches
-        if checkpoint["callbacks"][self.state_key]["validation_pending"]:
-            # A validation that was begun and whose first batch is not done is run from its start.
-            begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-            loops["epoch_loop.val_loop.batch_progress"] = {
-                "total": dict(begun),
-                "current": dict(begun),
-                "is_last_batch": False,
-            }
+        # A validation that was begun is run from its start: Lightning knows it by a first batch that is not done.
+        # A finished one is not run again, even where Lightning's counters still say that it had been begun once.
+        begun = int(checkpoint["callbacks"][self.state_key]["validation_pending"])
+        counts = {"ready": begun, "started": begun, "processed": 0, "completed": 0}
+        loops["epoch_loop.val_loop.batch_progress"] = {
+            "total": dict(counts),
+            "current": dict(counts),
+            "is_last_batch": False,
+        }
         _move(checkpoint["callbacks"][self.best.state_key], self.path.parent)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -158,6 +158,20 @@ def test_what_goes_on_is_what_was_left(
     assert len(json.loads((run / "provenance.json").read_text())["resumed"]) == 1
 
 
+def test_a_validation_that_went_on_is_not_run_again(
+    finished: tuple[Workspace, TrainingResult], workspace: Workspace
+) -> None:
+    """Lightning would run its last batches once more, and choose the best checkpoint by their loss."""
+    config = workspace.config("runs", "training.stages=[vision]")
+    run = workspace.crash(config, "vision", "on_validation_batch_end", 2)
+    workspace.crash(config, "vision", "on_train_batch_end", 1, resume="auto")
+    workspace.train(config, resume="auto")
+    curves, expected = (read_metrics(folder / "vision/metrics.csv") for folder in (run, finished[1].run_dir))
+    for name in ("val_loss", "latent/feat_std"):
+        assert [step for step, _ in curves[name]] == [step for step, _ in expected[name]]
+        assert [value for _, value in curves[name]] == pytest.approx([value for _, value in expected[name]], rel=1e-5)
+
+
 @pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_epoch_end", "on_train_end"])
 def test_without_validation_data_too(workspace: Workspace, hook: str) -> None:
     overrides = ("data.csv_val=null", "training.stages=[finetune]")
