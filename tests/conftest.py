@@ -43,11 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
-@pytest.fixture(autouse=True)
-def _quick_meteor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _quick_meteor() -> Iterator[Any]:
     """Put matching words in the place of METEOR's program, which loads a table for ten seconds at each start."""
-    if "real_meteor" in request.keywords or "cora.evaluation.metrics" not in sys.modules:
-        return
     from cora.evaluation import metrics
 
     def matching_words(gold: Any, hypotheses: Any, java: object, limit: object) -> Any:
@@ -58,7 +56,19 @@ def _quick_meteor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         sums = [(share, 1.0, share, 1.0, 0.0, 1.0) for share in shares]
         return sum(shares) / len(shares), shares, sums
 
-    monkeypatch.setitem(metrics._PROGRAMS, "meteor", matching_words)
+    real = metrics._PROGRAMS["meteor"]
+    metrics._PROGRAMS["meteor"] = matching_words
+    yield real
+    metrics._PROGRAMS["meteor"] = real
+
+
+@pytest.fixture(autouse=True)
+def _real_meteor(request: pytest.FixtureRequest, _quick_meteor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give METEOR's program back to tests that ask for it."""
+    if "real_meteor" in request.keywords:
+        from cora.evaluation import metrics
+
+        monkeypatch.setitem(metrics._PROGRAMS, "meteor", _quick_meteor)
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,7 @@ def test_texts_of_the_data_are_no_markup(run: Path) -> None:
 def test_every_answer_and_score_is_there(run: Path) -> None:
     text = write_report(run).read_text()
     data = page_data(run / "report.html")
-    assert [metric["name"] for metric in data["metrics"]] == ["exact_match", "bleu_4", "rouge_l", "cider"]
+    assert [metric["name"] for metric in data["metrics"]] == ["exact_match", "bleu_4", "meteor", "rouge_l", "cider"]
     assert [sample["panorama"] for sample in data["samples"]] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert [sample["scores"].get("exact_match") for sample in data["samples"][:6]] == [None, 1, None, None, 0, None]
     assert data["samples"][6]["prediction"] is None
