@@ -124,14 +124,12 @@ def _adjoint(
 
 
 @_operation.register_fake
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: list[bool], face: str) -> Tensor:
+def _fake(x: Tensor, *others: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
 @_adjoint.register_fake
-def _adjoint_fake(
-    y_grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: list[bool], face: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _adjoint_fake(y_grad: Tensor, x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:-1])
 
 

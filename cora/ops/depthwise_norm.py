@@ -134,27 +134,16 @@ def _adjoint(
 
 
 @_operation.register_fake
-def _fake(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    norm_weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    keep: bool,
-    face: str,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, weight: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, keep, _ = others
     views, *sizes = x.shape
     kept = views if keep else 0
     return x.new_empty(x.shape), x.new_empty(kept, *sizes), weight.new_empty(kept, *sizes[:2])
 
 
 @_adjoint.register_fake
-def _adjoint_fake(
-    y_grad: Tensor, x: Tensor, weight: Tensor, norm_weight: Tensor, normal: Tensor, factors: Tensor, face: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    vectors = [norm_weight.new_empty(norm_weight.shape) for _ in range(3)]
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), vectors[0], vectors[1], vectors[2]
+def _adjoint_fake(y_grad: Tensor, x: Tensor, weight: Tensor, norm_weight: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    return tuple(each.new_empty(each.shape) for each in (x, weight, norm_weight, norm_weight, norm_weight))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -261,20 +261,8 @@ def _adjoint(
 
 
 @_operation.register_fake
-def _fake(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: list[bool],
-    keep_states: bool,
-    face: str,
-) -> tuple[Tensor, Tensor]:
+def _fake(u: Tensor, delta: Tensor, A: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    *_, keep_states, face = others
     batch, length, directions, channels = u.shape
     positions_per_chunk, channels_per_block = KEPT_STATES[face]
     chunks, blocks = -(-length // positions_per_chunk), -(-channels // channels_per_block)
@@ -283,34 +271,10 @@ def _fake(
 
 
 @_adjoint.register_fake
-def _adjoint_fake(
-    y_grad: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    reverse: list[bool],
-    states: Tensor,
-    face: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    def like(tensor: Tensor | None) -> Tensor:
-        return A.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape)
-
-    return (
-        like(u),
-        like(delta),
-        like(A),
-        like(B),
-        like(C),
-        like(D),
-        u.new_empty(0) if z is None else like(z),
-        like(delta_bias),
-    )
+def _adjoint_fake(y_grad: Tensor, u: Tensor, delta: Tensor, A: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    B, C, D, z, delta_bias, *_ = others
+    pairs = [(each, each) for each in (u, delta, A, B, C)] + [(D, A), (z, u), (delta_bias, A)]
+    return tuple(like.new_empty(0 if each is None else each.shape) for each, like in pairs)
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
