@@ -235,8 +235,6 @@ def scan_backward_kernel(  # type: ignore[no-untyped-def]  # as above
             if has_softplus:
                 raw = read(delta, steps, channel, channels, batch, way, length, is_reversed, delta_strides)
                 step_grad *= sigmoid(raw + bias[None, :])
-            # Beyond the last position the states still stand.
-            step_grad = tl.where((steps < length)[:, None], step_grad, 0.0)
             input_grad = drive_grad * sizes + output_grad * skip[None, :]
             write(u_grad, input_grad, steps, channel, channels, batch, way, length, is_reversed, grad_strides)
             write(delta_grad, step_grad, steps, channel, channels, batch, way, length, is_reversed, grad_strides)
