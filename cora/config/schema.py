@@ -200,6 +200,8 @@ class StageConfig(Section):
     """Optimiser steps after which the stage ends, with a validation, even if epochs remain; None sets no limit."""
     lr: float = Field(1e-4, gt=0.0)
     """Peak learning rate of the stage's main parameter group."""
+    connector_lr_factor: float = Field(1.0, gt=0.0)
+    """Factor on `lr` for the resampler and the projector; below 1 they change more slowly than what reads them."""
     batch_size: BatchSize = 1
     """Samples per batch and device; ``auto`` (or -1) takes as many as fit, which is tried out before the stage."""
     accumulate_grad_batches: int = Field(1, ge=1)

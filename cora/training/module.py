@@ -234,12 +234,14 @@ class PanoramaTrainingModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW over one parameter group per part of the model, with warm-up and linear decay per step."""
+        connector = self.stage.connector_lr_factor
+        lr_factors = {"vision": VISION_LR_FACTOR, "resampler": connector, "projector": connector}
         groups = []
         for name, weight_decay in WEIGHT_DECAY.items():
             part = self.vicreg_head if name == "vicreg_head" else getattr(self.model, name)
             parameters = [] if part is None else [item for item in part.parameters() if item.requires_grad]
             if parameters:
-                lr = self.stage.lr * (VISION_LR_FACTOR if name == "vision" else 1.0)
+                lr = self.stage.lr * lr_factors.get(name, 1.0)
                 groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay, "name": name})
         optimizer = AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
         total_steps = cast(int, self.trainer.estimated_stepping_batches)

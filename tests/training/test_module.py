@@ -70,22 +70,35 @@ def test_lora_trains_adapters_only() -> None:
     assert all("lora_" in name for name in language)
 
 
+def groups_by_name(module: PanoramaTrainingModule) -> dict[str, dict[str, Any]]:
+    class Trainer:
+        estimated_stepping_batches = 10
+
+    module._trainer = Trainer()  # type: ignore[assignment]
+    return {group["name"]: group for group in module.configure_optimizers()["optimizer"].param_groups}  # type: ignore[typeddict-item, union-attr]
+
+
 def test_learning_rate_groups() -> None:
     model, _ = make_model()
     config = make_config(training={"stage_configs": {"vision": {"lr": 1e-3, "vision_trainable_blocks": 1}}})
     module = PanoramaTrainingModule(model, config, "vision")
 
-    class Trainer:
-        estimated_stepping_batches = 10
-
-    module._trainer = Trainer()  # type: ignore[assignment]
-    groups = {group["name"]: group for group in module.configure_optimizers()["optimizer"].param_groups}  # type: ignore[typeddict-item, union-attr]
+    groups = groups_by_name(module)
     assert set(groups) == {"vision", "resampler", "vicreg_head"}
     # The schedule has scaled them to its first step; its warm-up is one step long.
     assert groups["vision"]["lr"] == pytest.approx(groups["resampler"]["lr"] / 10)
     assert groups["resampler"]["initial_lr"] == pytest.approx(1e-3)
     grouped = {id(item) for group in groups.values() for item in group["params"]}
     assert grouped == {id(item) for item in module.parameters() if item.requires_grad}
+
+
+def test_the_connector_may_learn_more_slowly() -> None:
+    model, _ = make_model()
+    stage = {"lr": 1e-3, "connector_lr_factor": 0.25, "vision_trainable_blocks": 1}
+    config = make_config(training={"stage_configs": {"finetune": stage}})
+    groups = groups_by_name(PanoramaTrainingModule(model, config, "finetune"))
+    peaks = {name: group["initial_lr"] for name, group in groups.items()}
+    assert peaks == pytest.approx({"vision": 1e-4, "resampler": 2.5e-4, "projector": 2.5e-4, "language_model": 1e-3})
 
 
 @pytest.mark.parametrize("vision", VISION_TYPES)
