@@ -120,14 +120,13 @@ class _Batched:
         engine = generator.backend.engine
         core = engine.llm_engine.engine_core
         # Results come when a request ends; what the core gives after a step is the only sign of its tokens.
-        engine.enqueue = self._noting_requests(engine.enqueue)
+        engine.llm_engine.add_request = self._noting_requests(engine.llm_engine.add_request)
         core.get_output = self._noting_tokens(core.get_output)
 
-    def _noting_requests(self, enqueue: Callable[..., list[str]]) -> Callable[..., list[str]]:
-        def noting(*arguments: Any, **options: Any) -> list[str]:
-            identifiers = enqueue(*arguments, **options)
-            self._requests += identifiers
-            return identifiers
+    def _noting_requests(self, add_request: Callable[..., str]) -> Callable[..., str]:
+        def noting(*arguments: Any) -> str:
+            self._requests.append(identifier := add_request(*arguments))
+            return identifier
 
         return noting
 

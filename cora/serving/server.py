@@ -23,6 +23,7 @@ from cora.errors import ConfigError
 from cora.serving.access import check_exposure, is_loopback
 from cora.serving.admission import Traffic
 from cora.serving.engine import Served, engine_arguments, inspect_checkpoint, open_engine, prepare_environment
+from cora.serving.memory import return_large_buffers
 
 __all__ = ["serve"]
 
@@ -51,6 +52,7 @@ def serve(checkpoint: Path, config: ServeConfig, *, api_key: str | None = None, 
     check_exposure(config.host, api_key, insecure=insecure)
     served = inspect_checkpoint(checkpoint, config.served_model_name)
     prepare_environment()
+    return_large_buffers()
     # As Ctrl-C until the loop has its own handlers: an engine that is starting ends with us.
     signal.signal(signal.SIGTERM, _terminate)
     with _listening(config) as listener:

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from cora.data.datamodule import PanoramaDataModule
 from cora.errors import TrainingInterrupted
 from cora.training.metrics_file import MetricsFile
+from cora.training.processes import gathered
 from cora.training.rng import restore_rng, rng_state
 
 __all__ = ["LAST", "LastCheckpoint"]
@@ -58,14 +59,14 @@ class LastCheckpoint(Checkpoint):
         self._saved_step = 0
         self._saved_time = time.monotonic()
         self._validation_pending = False
-        self._rng: dict[str, Any] | None = None
+        self._rng: list[dict[str, Any]] = []
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what Lightning does not keep, as tensors and plain values."""
+        """Return what Lightning does not keep, as tensors and plain values; all processes have to call it."""
         return {
-            "rng": rng_state(),
+            "rng": gathered(rng_state()),
             "num_rows": self._num_rows,
             "validation_pending": self._validation_pending,
         }
@@ -111,9 +112,15 @@ class LastCheckpoint(Checkpoint):
             self._handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
         if trainer.received_sigterm:
             self._signal = signal.SIGTERM
-        if self._rng is not None:
-            restore_rng(self._rng)
-            self._rng = None
+        if len(self._rng) == trainer.world_size:
+            restore_rng(self._rng[trainer.global_rank])
+        elif self._rng:
+            logger.warning(
+                "random numbers start anew: the checkpoint is of %d processes, there are %d",
+                len(self._rng),
+                trainer.world_size,
+            )
+        self._rng = []
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         logger.warning("%s: training stops after this step, with a checkpoint", signal.Signals(number).name)

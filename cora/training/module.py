@@ -118,12 +118,14 @@ class PanoramaTrainingModule(LightningModule):
         """Whether vision features stay the same during the stage."""
         return not any(parameter.requires_grad for parameter in self.model.vision.parameters())
 
+    def on_fit_start(self) -> None:
+        """Let dropout differ between processes, which have the same seed so far; a checkpoint's numbers come later."""
+        if self.global_rank:
+            torch.manual_seed(self.seed + self.global_rank)
+
     def on_train_start(self) -> None:
         """Keep frozen towers in evaluation mode; within a resumed epoch Lightning does not say that it starts."""
         self.on_train_epoch_start()
-        if self.global_rank:
-            # All processes have the same seed so far; dropout should differ between them.
-            torch.manual_seed(self.seed + self.global_rank)
 
     def on_train_epoch_start(self) -> None:
         """Keep frozen towers in evaluation mode: their dropout would only add noise."""

@@ -13,9 +13,16 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from torch import Tensor
 from transformers import BatchFeature
 from vllm.exceptions import VLLMValidationError
-from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.inputs import MultiModalInput, mm_input
+from vllm.multimodal.inputs import (
+    MultiModalFieldConfig,
+    MultiModalKwargsItem,
+    MultiModalKwargsItems,
+    PlaceholderRange,
+)
 from vllm.multimodal.processing import (
     BaseDummyInputsBuilder,
     BaseMultiModalProcessor,
@@ -116,7 +123,35 @@ class PanoramaDummyInputs(BaseDummyInputsBuilder[PanoramaProcessingInfo]):  # ty
 
 
 class PanoramaMultiModalProcessor(BaseMultiModalProcessor[PanoramaProcessingInfo]):  # type: ignore[misc]  # see above
-    """Calls the export's processor on panoramas and makes room for their tokens in the prompt."""
+    """Calls the export's processor on panoramas and makes room for their tokens in the prompt.
+
+    The server's requests come through `apply`. A run in this process has panoramas loaded and prompts encoded already:
+    `cut` and `finished_input` spare it vLLM's handling of both, which would be repeated for every question.
+    """
+
+    def cut(self, panorama: Tensor) -> MultiModalKwargsItem:
+        """Return what the engine is given of a panorama uint8[H, W, 3]: its views, or itself where the engine cuts."""
+        images = self.info.get_hf_processor().image_processor
+        if self.info.is_cut_in_engine:
+            fields = BatchFeature({PANORAMAS: [images.shrink(panorama)]})
+        else:
+            fields = BatchFeature({VIEWS: [images.crop(panorama)]})
+        (item,) = MultiModalKwargsItems.from_hf_inputs(fields, self._get_mm_fields_config(fields, {}))["image"]
+        return item
+
+    def finished_input(self, token_ids: Sequence[int], item: MultiModalKwargsItem, identity: str) -> MultiModalInput:
+        """Return a request as the engine takes it.
+
+        Args:
+            token_ids: The prompt with T placeholders in a row.
+            item: What `cut` made of the panorama.
+            identity: What tells the panorama from others; the engine sees each only once.
+        """
+        config = self.info.get_hf_config()
+        place = PlaceholderRange(offset=token_ids.index(config.image_token_id), length=config.num_vision_tokens)
+        return mm_input(
+            list(token_ids), MultiModalKwargsItems({"image": [item]}), {"image": [identity]}, {"image": [place]}
+        )
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Return the processed prompt; what is wrong with a panorama reaches the client in our own words."""

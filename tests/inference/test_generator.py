@@ -326,20 +326,35 @@ def test_auto_says_why_it_does_not_use_vllm(
 
 
 class FakeEngine:
-    """Stands for ``vllm.LLM``: answers every prompt with the same tokens and keeps what it was given."""
+    """Stands for ``vllm.LLM`` and our plug-in: answers every prompt with the same tokens, keeps what it was given."""
 
     def __init__(self, token_ids: list[int]) -> None:
         self.token_ids = token_ids
-        self.inputs: list[dict[str, object]] = []
+        self.num_cut = 0
+        self.inputs: list[tuple[tuple[int, ...], SimpleNamespace, str]] = []
         self.running: list[str] = []
         self.in_flight: list[int] = []
-        self.llm_engine = self
+        self.llm_engine = self.renderer = self
 
-    def enqueue(self, inputs: list[dict[str, object]], sampling: list[SimpleNamespace], *, use_tqdm: bool) -> list[str]:
-        assert [options.max_tokens for options in sampling] == [8]
-        self.inputs += inputs
-        self.running.append(str(len(self.inputs)))
-        return [f"{self.running[-1]}-{'0a1b2c3d'}"]
+    def get_mm_processor(self) -> FakeEngine:
+        return self
+
+    def cut(self, panorama: torch.Tensor) -> SimpleNamespace:
+        self.num_cut += 1
+        return SimpleNamespace(get_data=lambda: {"panoramas": panorama})
+
+    def finished_input(
+        self, token_ids: tuple[int, ...], item: SimpleNamespace, identity: str
+    ) -> tuple[tuple[int, ...], SimpleNamespace, str]:
+        return token_ids, item, identity
+
+    def add_request(
+        self, request_id: str, inputs: tuple[tuple[int, ...], SimpleNamespace, str], sampling: SimpleNamespace
+    ) -> None:
+        assert sampling.max_tokens == 8
+        assert request_id not in self.running
+        self.inputs.append(inputs)
+        self.running.append(request_id)
 
     def step(self) -> list[SimpleNamespace]:
         """End the youngest request, so that answers come out of order."""
@@ -357,7 +372,9 @@ def fake_vllm(
     backend: TransformersBackend, monkeypatch: pytest.MonkeyPatch, token_ids: list[int]
 ) -> tuple[VLLMBackend, FakeEngine]:
     # Importing the real one takes ten seconds; its own test is with the plug-in.
+    kinds = SimpleNamespace(FINAL_ONLY="at the end")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", SimpleNamespace(RequestOutputKind=kinds))
     engine = FakeEngine(token_ids)
     return VLLMBackend(engine, backend.processor, context=192, end_ids=backend.end_ids, name="fake"), engine
 
@@ -377,8 +394,15 @@ def test_vllm_gets_the_prompt_with_one_placeholder_and_checked_pictures(
     assert results[0] == GenerationResult("red", tuple(engine.token_ids[:-1]), "stop")
     assert "none.jpg" in (results[1].error or "")
     assert "leaves no room" in (results[3].error or "")
-    first, second = engine.inputs
-    prompt = processor.tokenizer.encode(processor.text_formatter.prompt("sky"), add_special_tokens=False)
-    assert first["prompt_token_ids"] == prompt
-    assert prompt.count(processor.image_token_id) == 1
-    assert first["multi_modal_data"]["image"] is second["multi_modal_data"]["image"]  # type: ignore[index]
+    (first, item, identity), (_, same_item, same_identity) = engine.inputs
+    assert list(first) == processor(text=processor.text_formatter.prompt("sky"))["input_ids"][0]
+    assert first.count(processor.image_token_id) == processor.num_vision_tokens
+    assert item is same_item
+    assert identity == same_identity
+    # Known from now on; a picture in memory is told by its pixels.
+    in_memory = [GenerationRequest(Image.open(panoramas[n]), "sky") for n in (0, 0, 1)]
+    in_vllm.generate([requests[0], *in_memory], SHORT)
+    assert engine.num_cut == 4
+    assert engine.inputs[2][1:] == (item, identity)
+    identities = [identity for _, _, identity in engine.inputs[3:]]
+    assert identities[0] == identities[1] != identities[2]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_runs
 import torch
 from small_runs import make_config, write_workspace
 
@@ -116,6 +119,43 @@ def test_skipped_panoramas_are_counted_over_processes(workspace: Path, tmp_path:
     done = run(config, tmp_path / "third" / "small.yaml")
     assert done.returncode != 0
     assert "2 of the 4 panoramas of finetune/train cannot be used" in done.stderr
+
+
+def _train_in_two(config: Path, *options: str, kill_at: int | None = None) -> str:
+    """Train in two processes, both of which are killed after so many batches; return standard error."""
+    record = config.parent / f"record{len(options)}.jsonl"
+    process = tiny_runs.start(config, *options, record=record)
+    try:
+        while process.poll() is None and kill_at is not None:
+            if len(tiny_runs.read_batches(record)) >= kill_at:
+                os.killpg(process.pid, signal.SIGKILL)
+            time.sleep(0.01)
+        _, errors = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    assert process.returncode == (0 if kill_at is None else -signal.SIGKILL), errors
+    return errors
+
+
+@pytest.mark.slow
+def test_each_process_goes_on_with_its_own_random_numbers(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    tiny_runs.write_workspace(data)
+    ends = []
+    for name, kill_at in (("whole", None), ("killed", 5)):
+        config = tiny_runs.write_config(data, tmp_path / name, devices=2, stages=["finetune"])
+        _train_in_two(config, kill_at=kill_at)
+        if kill_at is not None:
+            errors = _train_in_two(config, "--resume", "auto")
+            assert "random numbers start anew" not in errors
+        (last,) = (tmp_path / name / tiny_runs.EXPERIMENT).glob("*/finetune/last.ckpt")
+        ends.append(read_checkpoint(last))
+    whole, resumed = ends
+    first, second = (state["torch"] for state in whole["callbacks"]["LastCheckpoint"]["rng"])
+    assert not torch.equal(first, second)
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
 
 
 def make(**training: Any) -> CORAConfig:
