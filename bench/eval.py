@@ -56,7 +56,7 @@ COLUMNS = (
 PANORAMAS = 20
 QUESTIONS = 3
 SOURCE_WIDTH = 2048
-CAPTIONS = 5000
+CAPTIONS = 5349
 FIRST_SEED = 20_000_000
 # Enough for answers of the usual length, whatever they say.
 LANGUAGE_STEPS = 80
@@ -221,8 +221,10 @@ def _caption_seconds(texts: Sequence[str]) -> tuple[float, float]:
 
 
 def _pycocoevalcap(predictions: Sequence[str], references: Sequence[str]) -> None:
+    """Compute all but SPICE as its own example does: the tokeniser, then one scorer after the other."""
     from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped]  # has no types
     from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
+    from pycocoevalcap.meteor.meteor import Meteor  # type: ignore[import-untyped]  # has no types
     from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # type: ignore[import-untyped]  # has no types
 
@@ -234,9 +236,10 @@ def _pycocoevalcap(predictions: Sequence[str], references: Sequence[str]) -> Non
             PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(captions)})
             for captions in (references, predictions)
         )
+        Bleu(4).compute_score(gold, answers, verbose=0)
+        Meteor().compute_score(gold, answers)
     finally:
         os.environ["PATH"] = before
-    Bleu(4).compute_score(gold, answers, verbose=0)
     Rouge().compute_score(gold, answers)
     Cider().compute_score(gold, answers)
 

@@ -32,7 +32,6 @@ _HOW = {"meteor": HOW_TO_GET_JAVA, "spice": HOW_TO_GET_SPICE}
 
 # Sample -> its tokenised captions; the key is the position of the sample, never the image, which has many questions.
 _Captions = dict[int, list[str]]
-_Scorer = Callable[[_Captions, _Captions], dict[str, tuple[float, list[float]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +192,13 @@ class CORAEvaluator:
                     running[name] = pool.submit(program, gold, hypotheses, java, self._timeout_seconds)
             for names, scorer in _SCORERS.items():
                 if wanted := set(names) & set(self._metrics):
-                    _add(found, names, partial(scorer, gold, hypotheses), wanted=wanted)
+                    _add(found, names, partial(scorer, found, gold, hypotheses), wanted=wanted)
             for name, future in running.items():
                 _add(found, (name,), _result_of(found, name, future), wanted={name})
         for name, metric in found.corpus.items():
             if metric.status == "ok":
                 found.corpus[name] = replace(metric, why=_caveat(name, gold, self._tokenizer))
-        bleu_sums = _bleu_sums(gold, hypotheses) if any(name.startswith("bleu_") for name in found.per_sample) else []
-        return replace(found, bleu_sums=bleu_sums)
+        return found
 
 
 _Found = tuple[float, list[float], list[tuple[float, ...]]]
@@ -252,35 +250,33 @@ def _caveat(name: str, gold: Mapping[int, Sequence[str]], tokenizer: Tokenizer) 
     return ""
 
 
-def _bleu(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped]  # has no types
-
-    corpus, samples = Bleu(4).compute_score(gold, hypotheses, verbose=0)
-    return {f"bleu_{n}": (corpus[n - 1], list(samples[n - 1])) for n in (1, 2, 3, 4)}
-
-
-def _bleu_sums(gold: _Captions, hypotheses: _Captions) -> list[tuple[float, ...]]:
-    """Return the statistics behind BLEU by sample, see `bleu_from_sums`."""
+def _bleu(found: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
+    """Return BLEU and keep the statistics behind it, which are counted once; see `bleu_from_sums`."""
+    import numpy as np
     from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test  # type: ignore[import-untyped]  # has no types
 
-    found = (cook_test(hypotheses[key][0], cook_refs(texts), eff="closest") for key, texts in gold.items())
-    return [(*each["correct"], *each["guess"], each["testlen"], each["reflen"]) for each in found]
+    counts = (cook_test(hypotheses[key][0], cook_refs(texts), eff="closest") for key, texts in gold.items())
+    found.bleu_sums.extend((*each["correct"], *each["guess"], each["testlen"], each["reflen"]) for each in counts)
+    sums = np.asarray(found.bleu_sums, dtype=np.float64)
+    total = sums.sum(axis=0, keepdims=True)
+    return {f"bleu_{n}": (bleu_from_sums(total, n)[0], list(bleu_from_sums(sums, n))) for n in (1, 2, 3, 4)}
 
 
-def _rouge_l(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
+def _rouge_l(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
     from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Rouge().compute_score(gold, hypotheses)
     return {"rouge_l": (corpus, list(samples))}
 
 
-def _cider(gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
+def _cider(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
     from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
 
     corpus, samples = Cider().compute_score(gold, hypotheses)
     return {"cider": (corpus, list(samples))}
 
 
+_Scorer = Callable[[CaptionScores, _Captions, _Captions], dict[str, tuple[float, list[float]]]]
 _SCORERS: dict[tuple[str, ...], _Scorer] = {
     ("bleu_1", "bleu_2", "bleu_3", "bleu_4"): _bleu,
     ("rouge_l",): _rouge_l,
