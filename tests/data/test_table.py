@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import sys
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -190,7 +190,8 @@ def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_parquet(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow")
+    import pyarrow
     import pyarrow.parquet
 
     table = pyarrow.table({"url": ["a.jpg"], "query": ["q"], "annotation": [["one", "two"]]})
