@@ -376,6 +376,8 @@ def test_options_are_the_ones_we_mean_to_have() -> None:
             "seed",
             "image_root",
             "yaw_shifts",
+            "executor",
+            "workers",
             "config",
             "overrides",
             "as_json",
