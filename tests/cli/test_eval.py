@@ -108,6 +108,32 @@ def test_the_last_line_is_one_json_document(fake: FakeGenerator) -> None:
     assert document["exit_code"] == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--workers", "2"), "--workers goes with --executor ray"),
+        (("--executor", "ray", "--backend", "openai"), "--executor ray runs engines"),
+    ],
+)
+def test_options_of_the_executor_ray(options: tuple[str, ...], words: str) -> None:
+    result = invoke("--checkpoint", "model", "--test-csv", "test.csv", *options)
+    assert result.exit_code == 2
+    assert words in error_lines(result)[0]
+
+
+def test_the_executor_ray_is_given_what_was_asked_for(fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(checkpoint: Path, backend: str, *, device: str, num_workers: int | None) -> FakeGenerator:
+        fake.opened_with = (checkpoint, backend, device, num_workers)
+        return fake
+
+    monkeypatch.setattr("cora.inference.ray_executor.RayGenerator", opened)
+    options = ("--output-dir", "out", "--executor", "ray", "--workers", "3", "--device", "cpu")
+    result = invoke("--checkpoint", "model", "--test-csv", "test.csv", *options)
+    assert result.exit_code == 0, result.output
+    assert fake.opened_with == (Path("model"), "auto", "cpu", 3)
+    assert fake.closed
+
+
 def test_protocols_are_printed(fake: FakeGenerator) -> None:
     Path("test.csv").write_text("url,query,answer,choices,protocol\na.jpg,q,red,red|blue,multiple_choice\n")
     result = invoke("--checkpoint", "model", "--test-csv", "test.csv", "--output-dir", "out", "--json")
@@ -350,6 +376,8 @@ def test_options_are_the_ones_we_mean_to_have() -> None:
             "seed",
             "image_root",
             "yaw_shifts",
+            "executor",
+            "workers",
             "config",
             "overrides",
             "as_json",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -182,11 +182,15 @@ def test_json_lines_faults(tmp_path: Path, text: str, message: str) -> None:
         read_rows(write(tmp_path, text, "rows.jsonl"))
 
 
-def test_parquet_needs_pyarrow(tmp_path: Path) -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        with pytest.raises(BackendUnavailable, match="pip install pyarrow"):
-            read_rows(write(tmp_path, "x", "rows.parquet"))
-        return
+def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(BackendUnavailable, match="pip install pyarrow"):
+        read_rows(write(tmp_path, "x", "rows.parquet"))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
     import pyarrow
     import pyarrow.parquet
 
