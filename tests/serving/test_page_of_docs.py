@@ -53,7 +53,7 @@ def test_the_curl_example(server: Server, tmp_path):
 @needs_vllm
 def test_the_routes(server: Server):
     routes = re.findall(r"^\| `(GET|POST) (\S+)` \|.*\| (yes|no) \|$", PAGE, flags=re.MULTILINE)
-    assert len(routes) == 5
+    assert len(routes) == 7
     with server.client(key=None) as client:
         for method, path, key in routes:
             assert client.request(method, path).status_code == (401 if key == "yes" else 200)

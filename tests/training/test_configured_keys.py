@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from click.testing import CliRunner
 from small_runs import make_config, write_workspace
 from tiny_models import make_model
 
-from cora.cli.eval import _settings
+from cora.cli.eval import main as evaluate
 from cora.config import schema
 from cora.config.manager import ConfigManager
 from cora.config.schema import (
@@ -65,7 +66,10 @@ def test_every_key_is_read(tmp_path: Path, reads: set[tuple[str, str]]) -> None:
     epochs = [f"training.stage_configs.{stage}.epochs=1" for stage in ("vision", "resampler", "finetune")]
     config = make_config(workspace, tmp_path, *epochs)
     result = CORATrainer(config, show_progress=False).train()
-    _settings(result.export_dir, None, ())  # what cora-eval answers with
+    command = ["--checkpoint", result.export_dir, "--test-csv", workspace / "val.csv", "--limit", 1, "--output-dir"]
+    command += [tmp_path / "eval", "--backend", "transformers"]
+    answered = CliRunner().invoke(evaluate, [*map(str, command)], prog_name="cora-eval")
+    assert answered.exit_code == 0, answered.output
     # A run has one loss on overlapping views; here are all.
     model, _ = make_model(image_processing={"crop_strategy": "anyres_e2p"})
     for loss in get_args(StageConfig.model_fields["vision_loss_type"].annotation):
