@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
     from cora.processors.loading import PanoramaSource
 
-__all__ = ["ImageRun", "Indexed", "StreamingBackend", "generate_all", "image_runs", "prepared", "stream_answers"]
+__all__ = [
+    "ImageRun",
+    "Indexed",
+    "StreamingBackend",
+    "generate_all",
+    "image_identity",
+    "image_runs",
+    "prepared",
+    "stream_answers",
+]
 
 Indexed = tuple[int, GenerationResult]
 _Item = TypeVar("_Item")
@@ -79,7 +88,7 @@ def generate_all(
     """Return one result per request, in order; questions about one panorama are streamed together."""
     groups: dict[Hashable, list[int]] = {}
     for index, request in enumerate(requests):
-        groups.setdefault(_identity(request.image), []).append(index)
+        groups.setdefault(image_identity(request.image), []).append(index)
     order = [index for group in groups.values() for index in group]
     results: dict[int, GenerationResult] = {}
     for finished in backend.stream((requests[index] for index in order), settings):
@@ -106,7 +115,11 @@ def image_runs(requests: Iterable[GenerationRequest]) -> Iterator[ImageRun]:
     """Yield requests by panorama; files are the same when their paths are, images in memory when the object is."""
     run: ImageRun | None = None
     for position, request in enumerate(requests):
-        if run is not None and _identity(run.image) == _identity(request.image) and len(run.requests) < _MOST_QUESTIONS:
+        if (
+            run is not None
+            and image_identity(run.image) == image_identity(request.image)
+            and len(run.requests) < _MOST_QUESTIONS
+        ):
             run.requests.append(request)
             continue
         if run is not None:
@@ -157,7 +170,7 @@ def _chunks(requests: Iterable[GenerationRequest], size: int) -> Iterator[tuple[
     """Yield requests in chunks of about `size` with the position of their first, a panorama's questions together."""
     start, chunk, about_one = 0, list[GenerationRequest](), 0
     for request in requests:
-        is_same = bool(chunk) and _identity(chunk[-1].image) == _identity(request.image)
+        is_same = bool(chunk) and image_identity(chunk[-1].image) == image_identity(request.image)
         if about_one == _CHUNKS_PER_PANORAMA * size or (len(chunk) >= size and not is_same):
             yield start, chunk
             start, chunk, is_same = start + len(chunk), [], False
@@ -167,5 +180,6 @@ def _chunks(requests: Iterable[GenerationRequest], size: int) -> Iterator[tuple[
         yield start, chunk
 
 
-def _identity(image: PanoramaSource) -> Hashable:
+def image_identity(image: PanoramaSource) -> Hashable:
+    """Return what tells panoramas apart without reading them: the path of a file, or which object one in memory is."""
     return str(image) if isinstance(image, (str, Path)) else id(image)

@@ -6,10 +6,11 @@ Shapes: B prompts of a batch, L padded length, T vision tokens, D width of the l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,11 +25,10 @@ from cora.inference.protocol import (
     failed,
 )
 from cora.inference.recent import RecentPanoramas
-from cora.inference.streams import ImageRun, Indexed, generate_all, image_runs, prepared
+from cora.inference.streams import ImageRun, Indexed, generate_all, image_identity, image_runs, prepared
 
 if TYPE_CHECKING:
     from cora.model.vlm import PanoramaVLM
-    from cora.processors.loading import PanoramaSource
     from cora.processors.processor import PanoramaProcessor
 
 __all__ = ["TransformersBackend", "resolve_device"]
@@ -41,6 +41,8 @@ _MOST_PROMPTS = 32
 _CACHE_BYTES = 2 * 2**30
 # Question and answer, roughly.
 _TEXT_TOKENS = 256
+# Language models without a list of layer types that attend to everything before.
+_PLAIN_ATTENTION = ("llama",)
 _KNOWN_BYTES = 256 * 2**20
 
 
@@ -97,6 +99,7 @@ class TransformersBackend:
         self._known: RecentPanoramas[Tensor] = RecentPanoramas(_KNOWN_BYTES, lambda tokens: tokens.nbytes)
         self.end_ids = end_token_ids(model.generation_config, processor.tokenizer)
         self.context: int | None = getattr(model.config.text_config, "max_position_embeddings", None)
+        self._sees_everything = _sees_everything(model.config.text_config)
         # The checkpoint's sampling defaults would fill in whatever the settings leave open.
         model.generation_config = GenerationConfig(
             eos_token_id=list(self.end_ids) or None, pad_token_id=processor.tokenizer.pad_token_id
@@ -138,18 +141,17 @@ class TransformersBackend:
         """
         batch: list[_Ready] = []
         with prepared(self._look, image_runs(requests), is_beside=not self._is_on_cpu) as looks:
-            for run, look in looks:
+            for run, vision_tokens in self._embedded(looks):
                 prompts, failures = encode_requests(
                     self.processor, run.requests, max_new_tokens=settings.max_new_tokens, context=self.context
                 )
-                if look.error is not None:
-                    failures.update((prompt.index, failed(look.error)) for prompt in prompts)
-                    prompts = []
+                if isinstance(vision_tokens, CoraError):
+                    failures.update((prompt.index, failed(vision_tokens)) for prompt in prompts)
                 if failures:
                     yield [(run.start + index, failure) for index, failure in failures.items()]
-                vision_tokens = self._embed(run.image, look) if prompts else None
+                if isinstance(vision_tokens, CoraError):
+                    continue
                 for prompt in prompts:
-                    assert vision_tokens is not None
                     ready = (run.start + prompt.index, prompt, vision_tokens)
                     # Alone, because one limit holds for a whole batch, or one stream of random numbers.
                     if settings.temperature > 0 or prompt.max_new_tokens < settings.max_new_tokens:
@@ -186,54 +188,120 @@ class TransformersBackend:
         except CoraError as error:
             return _Look(error=error)
 
-    def _embed(self, image: PanoramaSource, look: _Look) -> Tensor:
-        """Return the vision tokens float[T, D] of a panorama; always encoded alone, so that batches change nothing."""
-        vision_tokens = look.vision_tokens
-        if vision_tokens is None:
-            # A panorama with very many questions may have been encoded since.
-            vision_tokens = self._known.find(image)
-        if vision_tokens is None:
-            views = look.views
-            if views is None:
-                assert look.panorama is not None
-                views = self.processor.image_processor.crop(look.panorama)
-            vision_tokens = self.model.embed_panoramas(views[None].to(self.model.device))[0]
-            self._known.keep(image, vision_tokens)
-        return vision_tokens
+    def _embedded(self, looks: Iterable[tuple[ImageRun, _Look]]) -> Iterator[tuple[ImageRun, Tensor | CoraError]]:
+        """Yield every panorama's vision tokens float[T, D], or its fault."""
+        remaining = iter(looks)
+        while group := list(islice(remaining, self.model.panoramas_at_once)):
+            tokens: dict[Hashable, Tensor] = {}
+            new: dict[Hashable, _Look] = {}
+            for run, look in group:
+                # A panorama with very many questions may have been encoded since.
+                known = self._known.find(run.image) if look.vision_tokens is None else look.vision_tokens
+                if known is not None:
+                    tokens[image_identity(run.image)] = known
+                elif look.error is None:
+                    new[image_identity(run.image)] = look
+            tokens.update(zip(new, self.model.embed_each(map(self._views, new.values())), strict=True))
+            for run, look in group:
+                if look.error is not None:
+                    yield run, look.error
+                    continue
+                found = tokens[image_identity(run.image)]
+                self._known.keep(run.image, found)
+                yield run, found
+
+    def _views(self, look: _Look) -> Tensor:
+        """Return the views float[V, 3, h, w] of a panorama, on the model's device."""
+        views = look.views
+        if views is None:
+            assert look.panorama is not None
+            views = self.processor.image_processor.crop(look.panorama)
+        return views.to(self.model.device)
 
     def _generate_batch(
         self, batch: Sequence[tuple[Prompt, Tensor]], settings: GenerationSettings
     ) -> Iterator[tuple[int, ...]]:
         """Yield the new tokens of each prompt of a batch, padding included."""
-        length = max(len(prompt.token_ids) for prompt, _ in batch)
-        paddings = [length - len(prompt.token_ids) for prompt, _ in batch]
-        # A token of the prompt itself pads it, because the repetition penalty also sees what attention does not.
-        input_ids_BL = torch.tensor(
-            [
-                prompt.token_ids[-1:] * padding + prompt.token_ids
-                for (prompt, _), padding in zip(batch, paddings, strict=True)
-            ]
-        )
-        attention_mask_BL = (torch.arange(length) >= torch.tensor(paddings)[:, None]).long()
         device = self.model.device
-        input_ids_BL, attention_mask_BL = input_ids_BL.to(device), attention_mask_BL.to(device)
+        inputs = self._begun(batch) or self._whole(batch)
+        length = inputs["input_ids"].shape[1]
+        devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(settings.seed)
+            sequences = self.model.generate(
+                **inputs, generation_config=_generation_config(settings, batch[0][0].max_new_tokens)
+            )
+        for row in sequences[:, length:].tolist():
+            yield tuple(row)
+
+    def _whole(self, batch: Sequence[tuple[Prompt, Tensor]]) -> dict[str, Any]:
+        """Return what ``generate`` is given where it begins with the first token."""
+        input_ids_BL, attention_mask_BL = self._padded([prompt.token_ids for prompt, _ in batch])
         embeddings_BLD = self.model.fusion(
             input_ids_BL,
             self.model.language_model.embed(input_ids_BL),
             torch.stack([vision_tokens for _, vision_tokens in batch]),
         )
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(settings.seed)
-            # The ids go along for the repetition penalty, which must see the prompt as it does in vLLM.
-            sequences = self.model.generate(
-                input_ids=input_ids_BL,
-                inputs_embeds=embeddings_BLD,
-                attention_mask=attention_mask_BL,
-                generation_config=_generation_config(settings, batch[0][0].max_new_tokens),
-            )
-        for row in sequences[:, length:].tolist():
-            yield tuple(row)
+        # The ids go along for the repetition penalty, which must see the prompt as it does in vLLM.
+        return {"input_ids": input_ids_BL, "inputs_embeds": embeddings_BLD, "attention_mask": attention_mask_BL}
+
+    def _begun(self, batch: Sequence[tuple[Prompt, Tensor]]) -> dict[str, Any] | None:
+        """Return what ``generate`` is given where the common start of all prompts is read once per panorama.
+
+        The padding lies between that start and the question then; positions do not count it. None where that would
+        save nothing, or where a layer looks back a number of places, padding included.
+        """
+        panoramas: dict[int, Tensor] = {}
+        for _, tokens in batch:
+            panoramas.setdefault(id(tokens), tokens)
+        prompts = [prompt.token_ids for prompt, _ in batch]
+        start = self._common_start(prompts)
+        if len(panoramas) == len(batch) or start is None or not self._sees_everything:
+            return None
+        start_ids_PL = torch.tensor([prompts[0][:start]] * len(panoramas), device=self.model.device)
+        start_BLD = self.model.fusion(
+            start_ids_PL, self.model.language_model.embed(start_ids_PL), torch.stack(list(panoramas.values()))
+        )
+        cache = self.model(
+            inputs_embeds=start_BLD,
+            attention_mask=torch.ones_like(start_ids_PL),
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
+        numbers = {key: number for number, key in enumerate(panoramas)}
+        cache.batch_select_indices(torch.tensor([numbers[id(tokens)] for _, tokens in batch], device=self.model.device))
+        rest_BL, mask_BL = self._padded([prompt[start:] for prompt in prompts])
+        start_BL = start_ids_PL[:1].expand(len(batch), -1)
+        return {
+            "input_ids": torch.cat([start_BL, rest_BL], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(start_BL), mask_BL], dim=1),
+            "past_key_values": cache,
+        }
+
+    def _common_start(self, prompts: Sequence[tuple[int, ...]]) -> int | None:
+        """Return the number of tokens that all prompts begin with, or None where not all of the panorama is in it."""
+        shortest = min(map(len, prompts)) - 1
+        first, last = min(prompts), max(prompts)
+        start = next((place for place in range(shortest) if first[place] != last[place]), shortest)
+        placeholder = self.processor.image_token_id
+        return None if any(placeholder in prompt[start:] for prompt in prompts) else start
+
+    def _padded(self, token_ids: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+        """Return (ids, attention mask) int64[B, L] of token ids that are padded on the left."""
+        length = max(map(len, token_ids))
+        paddings = [length - len(ids) for ids in token_ids]
+        # A token of the prompt itself pads it, because the repetition penalty also sees what attention does not.
+        ids_BL = torch.tensor([ids[-1:] * padding + ids for ids, padding in zip(token_ids, paddings, strict=True)])
+        mask_BL = (torch.arange(length) >= torch.tensor(paddings)[:, None]).long()
+        return ids_BL.to(self.model.device), mask_BL.to(self.model.device)
+
+
+def _sees_everything(text: Any) -> bool:
+    """Return whether every layer attends to all tokens before, as far as the configuration tells."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds is not None:
+        return set(kinds) == {"full_attention"}
+    return text.model_type in _PLAIN_ATTENTION and getattr(text, "sliding_window", None) is None
 
 
 def _fitting_batch(model: PanoramaVLM, processor: PanoramaProcessor) -> int:

@@ -5,6 +5,10 @@ Shapes: B panoramas, V views, S patch and S' latent tokens per view, T vision to
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import torch
 from torch import Tensor
 
 from cora.model.configuration import PanoramaVLMConfig
@@ -13,6 +17,10 @@ from cora.model.resampler.module import ResamplerModule
 from cora.model.vision_encoder import VisionBackbone
 
 __all__ = ["PanoramaEmbedder"]
+
+# Patch tokens that are encoded at once, as far as whole panoramas allow: enough that a small tower's arithmetic takes
+# longer than starting it, and less than one panorama of a large tower has.
+_PATCH_TOKENS_AT_ONCE = 2048
 
 
 class PanoramaEmbedder:
@@ -45,3 +53,15 @@ class PanoramaEmbedder:
     def embed_panoramas(self, pixel_values: Tensor) -> Tensor:
         """Return vision tokens float[B, T, D] for normalised views float[B, V, 3, height, width]."""
         return self.embed_features(self.encode_views(pixel_values))
+
+    @property
+    def panoramas_at_once(self) -> int:
+        """How many panoramas are encoded together: a few small ones, and those of a large tower one by one."""
+        height, width = self.config.vision_grid_hw
+        return max(1, _PATCH_TOKENS_AT_ONCE // (len(self.config.token_layout.views) * height * width))
+
+    def embed_each(self, panoramas: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the vision tokens float[T, D] of each panorama's normalised views float[V, 3, height, width]."""
+        remaining = iter(panoramas)
+        while group := list(islice(remaining, self.panoramas_at_once)):
+            yield from self.embed_panoramas(torch.stack(group))

@@ -20,6 +20,8 @@ __all__ = ["IGNORE_INDEX", "VISION_TOKEN", "UniversalTextFormatter", "add_vision
 FamilyName = Literal["auto", "qwen", "llama", "gemma"]
 # The label of a token that is not predicted.
 IGNORE_INDEX = -100
+# Stands for a question that is not known yet; a private character, which no template contains.
+_QUESTION = "\ue000"
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ class UniversalTextFormatter:
         if chat_template is None:
             chat_template = build_chat_template(tokenizer, self.family, system_message)
         self.chat_template: str = chat_template
+        self._is_ours = chat_template == build_chat_template(tokenizer, self.family, system_message)
+        self._rendered: dict[bool, tuple[str, str]] = {}
         self._harmless = harmless_spellings(tokenizer, FAMILIES[self.family])
         self._end_text = FAMILIES[self.family].turn_end
         self.end_of_turn_id = int(tokenizer.convert_tokens_to_ids(self._end_text))
@@ -105,7 +109,17 @@ class UniversalTextFormatter:
 
     def prompt(self, query: str, *, has_panorama: bool = True) -> str:
         """Return the text up to where the answer starts, with one placeholder before the question."""
-        return self._render(query, has_panorama=has_panorama)
+        if not self._is_ours:
+            return self._render(query, has_panorama=has_panorama)
+        start, end = self._around(has_panorama)
+        return start + self.plain(query) + end
+
+    def _around(self, has_panorama: bool) -> tuple[str, str]:
+        """Return what our own template puts around a question: rendering it for each takes longer than tokenising."""
+        if has_panorama not in self._rendered:
+            start, _, end = self._render(_QUESTION, has_panorama=has_panorama).rpartition(_QUESTION)
+            self._rendered[has_panorama] = (start, end)
+        return self._rendered[has_panorama]
 
     def conversation(self, query: str, answer: str, *, has_panorama: bool = True) -> str:
         """Return the prompt with its answer and the end of the assistant's turn."""

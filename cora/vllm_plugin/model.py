@@ -103,9 +103,8 @@ class PanoramaVLMForVLLM(PanoramaEmbedder, nn.Module, SupportsMultiModal, Suppor
             **kwargs: ``pixel_values`` float[N, V, 3, height, width], or ``panoramas`` uint8[N, H, W, 3], whose views
                 are cut here, or a list where they differ in size.
         """
-        # One by one: a panorama's tokens must not depend on which others arrive with it.
-        tokens = [self.embed_panoramas(views[None]) for views in self._views(kwargs)]
-        return torch.cat(tokens) if tokens else []
+        tokens = list(self.embed_each(self._views(kwargs)))
+        return torch.stack(tokens) if tokens else []
 
     def _views(self, fields: Mapping[str, Any]) -> Iterator[Tensor]:
         """Yield the views float[V, 3, height, width] of each panorama."""

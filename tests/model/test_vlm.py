@@ -99,6 +99,19 @@ def test_every_resampler_and_stitching_saves_and_generates(
     assert answer(loaded, inputs) == answer(model, inputs)
 
 
+@pytest.mark.parametrize(("limit", "sizes"), [(1, [1, 1, 1, 1, 1]), (2 * 9 * 16 + 1, [2, 2, 1]), (2048, [5])])
+def test_small_panoramas_are_encoded_together(limit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = make_model(image_processing={"crop_strategy": "anyres_e2p"})
+    assert model.config.vision_grid_hw == (4, 4)
+    panoramas = torch.randn(5, 9, 3, 32, 32)
+    monkeypatch.setattr("cora.model.embedder._PATCH_TOKENS_AT_ONCE", limit)
+    embed, found = model.embed_panoramas, []
+    monkeypatch.setattr(model, "embed_panoramas", lambda views: found.append(len(views)) or embed(views))
+    together = torch.stack(list(model.embed_each(panoramas)))
+    assert found == sizes
+    torch.testing.assert_close(together, torch.cat([embed(views[None]) for views in panoramas]))
+
+
 @pytest.mark.parametrize("family", LANGUAGE_FAMILIES)
 def test_batch_size_does_not_change_greedy_answers(family: str) -> None:
     model, processor = make_model(family)

@@ -46,6 +46,17 @@ def test_no_system_message_leaves_no_trace(family: str, expected: str) -> None:
     assert make_formatter(family, system=None).prompt("What?") == expected
 
 
+@pytest.mark.parametrize("family", LANGUAGE_FAMILIES)
+@pytest.mark.parametrize("query", ["", " What?\n", "<|im_end|> <eos> \ue000 {{ x }}", "<|vision|>\nTwo\n\nlines "])
+@pytest.mark.parametrize("has_panorama", [True, False])
+def test_prompt_is_what_the_template_renders(family: str, query: str, has_panorama: bool) -> None:
+    formatter = FORMATTERS[family]
+    rendered = formatter._render(query, has_panorama=has_panorama)
+    assert formatter.prompt(query, has_panorama=has_panorama) == rendered
+    other = UniversalTextFormatter(formatter.tokenizer, chat_template="{{ messages[0]['content'][-1]['text'] }}!")
+    assert other.prompt(query) == query + "!"
+
+
 def test_thinking_block_follows_the_vocabulary_in_training_and_generation() -> None:
     thinking = make_formatter("qwen", thinking=True)
     assert thinking.prompt("What?") == QWEN + "<think>\n\n</think>\n\n"
