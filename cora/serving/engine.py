@@ -9,10 +9,12 @@ import contextlib
 import json
 import logging
 import os
+import re
 import warnings
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -155,14 +157,23 @@ def _as_flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 @contextlib.asynccontextmanager
-async def open_engine(arguments: Namespace) -> AsyncIterator[Any]:
-    """Start the engine and yield the client that talks to it; the engine's process ends with the block."""
+async def open_engine(served: Served, arguments: Namespace) -> AsyncIterator[Any]:
+    """Start the engine and yield the client that talks to it; the engine's process ends with the block.
+
+    Raises:
+        BackendUnavailable: vLLM lacks a package that this model's class needs.
+    """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
     options = AsyncEngineArgs.from_cli_args(arguments)
-    settings = options.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    try:
+        settings = options.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+    except ValueError as error:
+        if (known := _why_not_loaded(served, error)) is not None:
+            raise known from error
+        raise
     client = AsyncLLM.from_vllm_config(
         vllm_config=settings,
         usage_context=UsageContext.OPENAI_API_SERVER,
@@ -175,3 +186,13 @@ async def open_engine(arguments: Namespace) -> AsyncIterator[Any]:
         yield client
     finally:
         client.shutdown(timeout=0)
+
+
+def _why_not_loaded(served: Served, error: ValueError) -> BackendUnavailable | None:
+    """Return what to say where vLLM has a class for the model that does not import here, None for other errors."""
+    if (found := re.search(r"architectures \['(\w+)'.* failed to be inspected", str(error))) is None:
+        return None
+    message = f"cora-serve: {served.directory}: vLLM cannot load {found[1]} here"
+    if find_spec("torchvision") is None:
+        message += "; its code may need torchvision, of the same build (CPU or CUDA) as torch: pip install torchvision"
+    return BackendUnavailable(f"{message} (vLLM's own error stands above)")

@@ -91,7 +91,7 @@ async def _serve(
     from cora.serving.media import PanoramaMedia, register_connector
 
     traffic = Traffic()
-    async with open_engine(arguments) as client:
+    async with open_engine(served, arguments) as client:
         # A key is the stronger check, and behind a name of its own the server cannot know that name.
         any_host = api_key is not None or insecure or not is_loopback(config.host)
         app, image_processor = await build_application(
