@@ -24,6 +24,10 @@ class ImageError(DataError):
     """An image is missing, unreadable, too large, or not a panorama."""
 
 
+class SourceRefused(ImageError):
+    """An image is in a place that a server does not read from."""
+
+
 class GeometryError(CoraError, ValueError):
     """Angles, sizes or view layouts that describe nothing that can be rendered."""
 

@@ -18,7 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from cora.config.serve import MediaConfig
-from cora.errors import ImageError
+from cora.errors import ImageError, SourceRefused
 
 __all__ = ["HttpsSource", "is_public_address"]
 
@@ -83,7 +83,8 @@ class HttpsSource:
         """Return what an address holds.
 
         Raises:
-            ImageError: It is none that this server fetches from, or did not answer with an image in time.
+            SourceRefused: It is none that this server fetches from.
+            ImageError: The host did not answer with an image in time.
         """
         url = self._checked(address)
         try:
@@ -122,7 +123,7 @@ class HttpsSource:
 
     def _checked(self, address: str) -> URL:
         """Return an address that may be fetched, as the one parser reads it that the request is made with."""
-        refused = ImageError("image: the address is not of a host that this server fetches from")
+        refused = SourceRefused("image: the address is not of a host that this server fetches from")
         if not address.isascii() or not address.isprintable() or any(character in address for character in "\\ "):
             raise refused
         try:

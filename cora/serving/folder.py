@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from cora.errors import ConfigError, ImageError
+from cora.errors import ConfigError, ImageError, SourceRefused
 
 __all__ = ["FolderSource"]
 
@@ -35,19 +35,20 @@ class FolderSource:
         """Return the content of a file.
 
         Raises:
-            ImageError: The address is none of a file in the folder; whether there is a file elsewhere is not told.
+            SourceRefused: The address is none of a file in the folder; whether there is a file elsewhere is not told.
+            ImageError: The file is too large.
         """
         try:
             parts = urlsplit(url)
             path = Path(unquote(parts.path, errors="strict"))
             if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not path.is_absolute():
-                raise ImageError(_REFUSED)
+                raise SourceRefused(_REFUSED)
             resolved = path.resolve(strict=True)
             if not resolved.is_relative_to(self._root):
-                raise ImageError(_REFUSED)
+                raise SourceRefused(_REFUSED)
             return self._read_resolved(resolved)
         except (OSError, ValueError, RuntimeError):
-            raise ImageError(_REFUSED) from None
+            raise SourceRefused(_REFUSED) from None
 
     def _read_resolved(self, path: Path) -> bytes:
         """Return the content of a file without links in its path; a pipe would never end, so only regular ones."""
@@ -57,7 +58,7 @@ class FolderSource:
             opened = Path(f"/proc/self/fd/{descriptor}").resolve()
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode) or not opened.is_relative_to(self._root):
-                raise ImageError(_REFUSED)
+                raise SourceRefused(_REFUSED)
             if status.st_size > self._max_bytes:
                 raise ImageError(f"image: the file has more than {self._max_bytes} bytes (media.max_bytes)")
             content = file.read(self._max_bytes + 1)

@@ -14,16 +14,17 @@ import os
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from PIL import Image
-from vllm.exceptions import VLLMValidationError
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaWithBytes
 
 from cora.config.serve import MediaConfig
-from cora.errors import ImageError
+from cora.errors import ImageError, SourceRefused
 from cora.processors.images import PanoramaImageProcessor
 from cora.processors.loading import REFUSE_ASPECT, load_panorama
 from cora.serving.budget import PixelBudget
@@ -65,6 +66,7 @@ class PanoramaMedia:
         """Return a panorama as a PIL image with the bytes it came from, by which vLLM knows it again.
 
         Raises:
+            GracefulHTTPError: This server does not read from there (403).
             VLLMValidationError: There is none to be had from this address; the client is told why.
         """
         loop = asyncio.get_running_loop()
@@ -77,6 +79,8 @@ class PanoramaMedia:
             except BaseException:
                 await self._budget.give_back(pixels)
                 raise
+        except SourceRefused as error:
+            raise GracefulHTTPError(str(error), HTTPStatus.FORBIDDEN) from None
         except ImageError as error:
             raise VLLMValidationError(str(error), parameter="image_url") from None
         # Room again when vLLM has cut it and forgets it, in whichever thread that is.
@@ -93,7 +97,7 @@ class PanoramaMedia:
         if scheme == "file" and self._folder is not None:
             return await loop.run_in_executor(self._threads, self._folder.read, url)
         if scheme == "file":
-            raise ImageError(f"{_NAME}: this server reads no files; send the panorama as a data: URI")
+            raise SourceRefused(f"{_NAME}: this server reads no files; send the panorama as a data: URI")
         raise ImageError(f"{_NAME}: a panorama is sent as a data: URI with base64, or named by an https address")
 
     def _decode(self, content: bytes) -> Image.Image:

@@ -115,7 +115,7 @@ def test_the_rules_hold_for_other_models(merged: Server) -> None:
     assert "no panorama" in flat.json()["error"]["message"]
     assert merged.ask([*about(1), *about(2)]).status_code == 400
     assert merged.ask(about(1), mm_processor_kwargs={"size": {"longest_edge": 8192}}).status_code == 400
-    assert merged.ask(about("https://example.org/a.jpg")).status_code == 400
+    assert merged.ask(about("https://example.org/a.jpg")).status_code == 403
     with merged.client(key=None) as client:
         assert client.get("/v1/models").status_code == 401
     with merged.client() as client:
