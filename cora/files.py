@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from cora.errors import DataError
 
-__all__ = ["FileStamp", "file_stamp", "write_file", "write_json"]
+__all__ = ["FileStamp", "file_stamp", "remove_unfinished", "write_file", "write_json"]
 
 FileStamp: TypeAlias = tuple[int, int, int]
 
@@ -47,3 +47,9 @@ def write_file(path: Path, text: str | Iterable[str]) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise DataError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes of `write_file` left in a folder that no other process is writing to."""
+    for partial in folder.glob(".*.part"):
+        partial.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from cora.errors import DataError
+from cora.files import remove_unfinished
 from cora.inference.protocol import GenerationResult, GenerationSettings, Generator
 
 __all__ = ["JOURNAL_NAME", "Journal", "JournalEntry", "answer_key", "image_digest"]
@@ -101,6 +102,7 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder)
+            remove_unfinished(folder)
             # Unbuffered, so that a failed write leaves nothing behind to be written later.
             self._stream = self.path.open("ab", buffering=0)
             self._reader = self.path.open("rb")

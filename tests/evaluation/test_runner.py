@@ -218,6 +218,26 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path, kills: int) -> Non
     assert (tmp_path / "out/predictions.csv").read_bytes() == (tmp_path / "whole/predictions.csv").read_bytes()
 
 
+def test_killed_around_every_sync_and_rename(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [(f"{n % 3}.jpg", f"q{n // 3}", "r") for n in range(12)])
+    program = Path(__file__).parent / "killed_at_points.py"
+    environment = {**os.environ, "PYTHONPATH": str(Path(cora.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, program, table, tmp_path], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    # Three batches, and at least predictions and results: each is synced, the files renamed too.
+    assert len(found) >= 2 * 3 + 4 * 2
+    assert all(point["is_equal"] and point["files"] for point in found), found
+    assert {point["answers"] for point in found} == {12}
+    # What was on its way to the disk may be there; no batch before it is asked again.
+    asked = [point["asked_again"] for point in found]
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] <= 12
+    assert asked[-1] == 0
+
+
 @pytest.mark.parametrize("chunk_size", [1, 3, 50])
 def test_another_batch_size_or_a_stream_reuses_the_answers(tmp_path: Path, chunk_size: int) -> None:
     table = write_table(tmp_path, [(f"{n % 4}.jpg", f"q{n}", "r") for n in range(20)])
