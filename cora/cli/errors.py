@@ -1,13 +1,14 @@
 """How a command ends: results on stdout, one line on stderr for anything that went wrong, and the exit code.
 
 Exit codes: 0 success, 1 an unexpected failure, 2 something the user can mend (a `CoraError` or a wrong option),
-130 interrupted, and 143 ended by SIGTERM, with a checkpoint.
+130 interrupted, and 143 ended by SIGTERM. Both give back locks, engines and workers on the way out.
 """
 
 from __future__ import annotations
 
 import errno
 import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,9 +45,13 @@ class InterruptedByUser(ReportedError):
 
 
 class Terminated(ReportedError):
-    """SIGTERM, after a checkpoint."""
+    """SIGTERM."""
 
     exit_code = 143
+
+
+class _TermSignal(BaseException):
+    """SIGTERM where it arrived; no handler of errors takes it for one."""
 
 
 class Command(click.Command):
@@ -69,7 +74,7 @@ class Command(click.Command):
         from cora.cli.logs import configure_logging
 
         configure_logging(debug=debug)
-        with _errors_in_one_line(debug), _usage_errors_in_one_line():
+        with _errors_in_one_line(debug), _usage_errors_in_one_line(), _sigterm_raises():
             return super().invoke(ctx)
 
 
@@ -145,6 +150,8 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, click.Abort) as error:
         raise InterruptedByUser("interrupted") from error
+    except _TermSignal as error:
+        raise Terminated("ended by SIGTERM") from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EPIPE:
             raise  # the reader of our output has gone: click ends quietly
@@ -156,3 +163,20 @@ def _errors_in_one_line(debug: bool) -> Iterator[None]:
             raise ReportedError(str(error)) from error
         hint = "" if debug else " (run again with --debug for the traceback)"
         raise UnexpectedError(f"unexpected {type(error).__name__}: {error}{hint}") from error
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does; training and serving replace this by handlers of their own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, _raise_term_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _raise_term_signal(*_: object) -> None:
+    raise _TermSignal

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import time
 
 import click
 import pytest
@@ -41,6 +44,27 @@ def test_an_error_is_one_line(error, code, line):
     assert result.exit_code == code
     assert result.stderr.splitlines() == [line]
     assert result.stdout == ""
+
+
+def test_sigterm_ends_a_command_after_its_clean_up():
+    given_back = []
+
+    @click.command("wait", cls=Command)
+    def wait():
+        try:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            except Exception:  # a row that fails is no reason to end, and this is no such failure
+                given_back.append("caught")
+        finally:
+            given_back.append("lock")
+
+    before = signal.getsignal(signal.SIGTERM)
+    result = CliRunner().invoke(wait, [])
+    assert (result.exit_code, result.stderr) == (143, "error: ended by SIGTERM\n")
+    assert given_back == ["lock"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(("error", "code"), [(DataError("no image"), 2), (ZeroDivisionError("zero"), 1)])
