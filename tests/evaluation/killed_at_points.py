@@ -68,7 +68,7 @@ def main() -> None:
             "is_equal": (output / "predictions.csv").read_bytes() == (whole / "predictions.csv").read_bytes(),
             "files": sorted(path.name for path in output.iterdir()) == sorted(path.name for path in whole.iterdir()),
         }
-        print(json.dumps(found))
+        sys.stdout.write(json.dumps(found) + "\n")
         point += 1
 
 
