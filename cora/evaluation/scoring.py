@@ -33,7 +33,7 @@ class Scores:
         by_type: Exact match by type of closed question.
         type_intervals: The 95 % confidence interval of each of them; None for fewer than two images.
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
-        provenance: Tokeniser and Java behind the caption metrics.
+        provenance: Tokeniser and Java behind the caption metrics, and the extractor where there is one.
         per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
         bleu_sums: What each row adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
         meteor_sums: What each row adds to METEOR, see `cora.evaluation.meteor`; empty without METEOR.
@@ -124,6 +124,8 @@ def score_answers(
     overall, type_intervals = _accuracy_intervals(rows, answers, list(by_type), seed)
     metrics = {**metrics, "exact_match": replace(_overall(by_type), interval=overall)}
     verdicts = judge_rows(rows, answers, extractor)
+    if extractor is not None:
+        provenance = {**provenance, "extraction": extractor.provenance()}
     if protocols := score_protocols(rows, verdicts):
         per_sample["protocol"] = [None if verdict is None else float(verdict.is_right) for verdict in verdicts]
     return Scores(

@@ -6,7 +6,7 @@ import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from fake_generator import FakeGenerator
@@ -79,18 +79,33 @@ def test_a_label_with_the_text_of_another_choice_is_not_exact() -> None:
     assert MultipleChoice().exact(choice_row(), "A. blue") is None
 
 
-def test_the_model_hook_comes_last_and_its_word_is_read_exactly() -> None:
-    asked: list[str] = []
+def test_a_model_reads_only_what_rules_cannot_and_its_word_is_read_exactly() -> None:
+    class Reader:
+        asked: ClassVar[list[str]] = []
 
-    def extractor(row: Row, text: str) -> str | None:
-        asked.append(text)
-        return {"like the sea": "B", "like rust": "perhaps A"}.get(text)
+        def read(self, unread: Sequence[tuple[Row, str]]) -> list[str | None]:
+            self.asked += [text for _, text in unread]
+            words = {"like the sea": "<think>sea</think> B", "like rust": "perhaps A", "the A one": "A"}
+            return [words.get(text) for _, text in unread]
 
-    protocol = MultipleChoice()
-    assert protocol.judge(choice_row(), "like the sea", extractor).rung == "model"
-    assert protocol.judge(choice_row(), "like rust", extractor).rung == "none"
-    assert protocol.judge(choice_row(), "B", extractor).rung == "exact"
-    assert asked == ["like the sea", "like rust"]
+        def provenance(self) -> dict[str, Any]:
+            return {}
+
+    answers = ["like the sea", "B", None, "like rust", "I say blue", "no idea", "**the A one**"]
+    rows = [choice_row(sample_id=str(n)) for n in range(len(answers))]
+    verdicts = judge_rows(rows, answers, Reader())
+    assert [verdict and verdict.rung for verdict in verdicts] == [
+        "model",
+        "exact",
+        None,
+        "none",
+        "pattern",
+        "none",
+        "model",
+    ]
+    assert [verdict and verdict.is_right for verdict in verdicts] == [True, True, None, False, True, False, False]
+    assert Reader.asked == ["like the sea", "like rust", "no idea", "the A one"]
+    assert score_protocols(rows, verdicts)["multiple_choice"].rungs == {"model": 2, "exact": 1, "pattern": 1}
 
 
 def test_scores_count_failures_as_wrong_and_name_their_rate() -> None:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from cora.data.table import Row
 from cora.errors import DataError
 
 __all__ = ["AnswerProtocol", "Extractor", "Rung", "Verdict", "accepted_texts", "spoken"]
 
-# Asked with the question and an answer that no rule could read: says in a few words what was answered, or None.
-Extractor = Callable[[Row, str], str | None]
 Rung = Literal["exact", "pattern", "model", "none"]
 
 _THOUGHT = re.compile(r"^.*</think>", re.DOTALL | re.IGNORECASE)
@@ -44,15 +42,29 @@ class Verdict:
     rung: Rung = "none"
 
 
+class Extractor(Protocol):
+    """Reads answers that no rule could read."""
+
+    def read(self, unread: Sequence[tuple[Row, str]]) -> Sequence[str | None]:
+        """Return for each (question, answer) what was answered, in the few words that `exact` reads, or None."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """Return who reads, as plain values."""
+        ...
+
+
 class AnswerProtocol(ABC):
     """Reads and judges answers of one kind of question.
 
     A value, as `exact` and `pattern` return it, is whatever the protocol compares: a choice, a number, an angle.
 
     Attributes:
+        wanted: What an answer is called in a request to an extractor, in the form that `exact` reads.
         is_directional: Whether every answer is a place around the camera, so that `turned` needs no mark of the row.
     """
 
+    wanted: ClassVar[str] = "the answer in a few words"
     is_directional: ClassVar[bool] = False
 
     @abstractmethod
@@ -79,15 +91,22 @@ class AnswerProtocol(ABC):
         """
         values = []
         for text in accepted_texts(row):
-            value, _ = self._read(row, text, None)
+            value, _ = self._read(row, text)
             if value is None:
                 raise DataError(f"the accepted answer '{text[:80]}' is not one that this protocol can read")
             values.append(value)
         return values
 
-    def judge(self, row: Row, answer: str, extractor: Extractor | None = None) -> Verdict:
-        """Return the verdict on an answer: read exactly, else by patterns, else by `extractor` where there is one."""
-        value, rung = self._read(row, spoken(answer), extractor)
+    def judge(self, row: Row, answer: str) -> Verdict:
+        """Return the verdict on an answer: read exactly, else by patterns."""
+        value, rung = self._read(row, spoken(answer))
+        return self._verdict(row, value, rung)
+
+    def judge_extracted(self, row: Row, said: str) -> Verdict:
+        """Return the verdict on what an extractor says was answered, which is read exactly."""
+        return self._verdict(row, self.exact(row, spoken(said)), "model")
+
+    def _verdict(self, row: Row, value: Any, rung: Rung) -> Verdict:
         if value is None:
             return Verdict(False)
         found = [self.compare(row, value, expected) for expected in self.expected(row)]
@@ -121,14 +140,11 @@ class AnswerProtocol(ABC):
         del row
         return bool(first == second)
 
-    def _read(self, row: Row, text: str, extractor: Extractor | None) -> tuple[Any, Rung]:
+    def _read(self, row: Row, text: str) -> tuple[Any, Rung]:
         if (value := self.exact(row, text)) is not None:
             return value, "exact"
         if (value := self.pattern(row, text)) is not None:
             return value, "pattern"
-        if extractor is not None and (said := extractor(row, text)) is not None:
-            value = self.exact(row, said)
-            return (value, "model") if value is not None else (None, "none")
         return None, "none"
 
 

@@ -36,6 +36,7 @@ def angular_error_deg(first_deg: float, second_deg: float) -> float:
 class Bearing(AnswerProtocol):
     """Right is a yaw at most the tolerance (degrees, 22.5 by default) away from the accepted one."""
 
+    wanted = "the direction, in degrees to the right of straight ahead (negative to the left),"
     is_directional = True
 
     def check(self, row: Row) -> None:

@@ -38,6 +38,8 @@ _REFERS_TO_OTHERS = re.compile(r"\b(?:of the above|of these|both [a-z] and [a-z]
 class MultipleChoice(AnswerProtocol):
     """One of the row's choices is right; it is named by its letter, its text, or both."""
 
+    wanted = "the letter of the choice"
+
     def check(self, row: Row) -> None:
         """Raise DataError where there are no choices, too many, equal ones, or the answer is none of them."""
         choices = row.choices or ()

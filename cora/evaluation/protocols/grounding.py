@@ -33,6 +33,7 @@ _NAMED = re.compile(
 class Grounding(AnswerProtocol):
     """Right is a box whose intersection over union with the accepted one is at least ``tolerance``, 0.5 by default."""
 
+    wanted = "the box, as [yaw, pitch, hfov, vfov] in degrees,"
     is_directional = True
 
     def check(self, row: Row) -> None:

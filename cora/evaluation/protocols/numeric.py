@@ -81,6 +81,8 @@ class Numeric(AnswerProtocol):
     below ten means equal.
     """
 
+    wanted = "the number, in digits and with its unit"
+
     def check(self, row: Row) -> None:
         """Raise DataError where the tolerance or an accepted answer is no number."""
         for expected in self.expected(row):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cora.data.table import Row
-from cora.evaluation.protocols.base import Extractor, Verdict
+from cora.evaluation.protocols.base import AnswerProtocol, Extractor, Verdict, spoken
 from cora.evaluation.protocols.registry import protocol_name, protocol_of
 
 __all__ = ["ProtocolScore", "judge_rows", "score_protocols"]
@@ -70,9 +70,22 @@ def judge_rows(
         extractor: Reads answers that rules cannot read.
     """
     verdicts: list[Verdict | None] = []
+    unread: list[tuple[int, AnswerProtocol, str]] = []
     for row, answer in zip(rows, answers, strict=True):
         protocol = None if answer is None else protocol_of(row)
-        verdicts.append(protocol.judge(row, answer, extractor) if protocol is not None and answer is not None else None)
+        if protocol is None or answer is None:
+            verdicts.append(None)
+            continue
+        verdict = protocol.judge(row, answer)
+        if verdict.rung == "none" and (text := spoken(answer)):
+            unread.append((len(verdicts), protocol, text))
+        verdicts.append(verdict)
+    if extractor is None or not unread:
+        return verdicts
+    found = extractor.read([(rows[index], text) for index, _, text in unread])
+    for (index, protocol, _), said in zip(unread, found, strict=True):
+        if said is not None:
+            verdicts[index] = protocol.judge_extracted(rows[index], said)
     return verdicts
 
 

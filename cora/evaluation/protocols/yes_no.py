@@ -36,6 +36,8 @@ _NOTHING = frozenset({"0", "no", "none", "nothing", "nowhere", "zero", "absent",
 class YesNo(AnswerProtocol):
     """The answer is yes or no; `measures` tells how often the model says yes, and how often it does so wrongly."""
 
+    wanted = "the yes or no"
+
     def exact(self, row: Row, text: str) -> bool | None:
         """Return the truth value that a text is."""
         del row
@@ -100,9 +102,9 @@ class AbsentObject(AnswerProtocol):
 
     def expected(self, row: Row) -> list[bool]:
         """Return what the accepted answers say; longer ones are read by patterns too."""
-        return [
-            bool(value) for text in accepted_texts(row) if (value := self._read(row, text, None)[0]) is not None
-        ] or [False]
+        return [bool(value) for text in accepted_texts(row) if (value := self._read(row, text)[0]) is not None] or [
+            False
+        ]
 
     def compare(self, row: Row, value: bool, expected: bool) -> tuple[bool, float | None]:
         """Return whether the answer denies."""
