@@ -39,7 +39,7 @@ void unpack_weights(const DepthwiseNorm& op, const std::vector<float>& packed, f
 
 template <typename T>
 void forward_all(const DepthwiseNorm& op, const TokenGrid& y, const Normalised& kept) {
-  const auto forward = op.size == 3   ? CORA_FASTEST(forward_view<3, T>)
+  const auto forward = op.size == 3   ? CORA_FASTEST(forward_view_3x3<T>)
                        : op.size == 5 ? CORA_FASTEST(forward_view<5, T>)
                                       : CORA_FASTEST(forward_view<7, T>);
   torch::stable::parallel_for(0, op.views, 1, [&](int64_t begin, int64_t end) {

@@ -182,11 +182,9 @@ inline float sum_channels(int64_t channels, const Term& term) {
   return sum((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// Normalises a token of C values that the convolution left, in three passes over them.
+// Normalises a token of C values that the convolution left, in two passes over them.
 template <typename T>
-void normalise(const DepthwiseNorm& op, const float* values, T* y, T* kept, float* factor) {
-  const auto value = [&](int64_t first, int64_t count) { return load(values + first, count); };
-  const float mean = sum_channels(op.channels, value) / static_cast<float>(op.channels);
+void normalise(const DepthwiseNorm& op, const float* values, float mean, T* y, T* kept, float* factor) {
   const auto square = [&](int64_t first, int64_t count) {
     const Floats centred = load(values + first, count) - mean;
     return only(centred * centred, count);
@@ -200,6 +198,20 @@ void normalise(const DepthwiseNorm& op, const float* values, T* y, T* kept, floa
     store(y + first, normal * load(op.norm_weight + first, count) + load(op.norm_bias + first, count), count);
   }
   if (kept != nullptr) *factor = scale;
+}
+
+// The same where its result and what is kept of it belong.
+template <typename T>
+inline void normalise_at(
+    const DepthwiseNorm& op, const float* values, float mean, const TokenGrid& y, const Normalised& kept, int64_t view,
+    int64_t row, int64_t column) {
+  T* target = y.at<T>(view, row, column);
+  if (kept.values.data == nullptr) {
+    normalise<T>(op, values, mean, target, nullptr, nullptr);
+  } else {
+    float* factor = kept.factors + (view * op.height + row) * op.width + column;
+    normalise(op, values, mean, target, kept.values.at<T>(view, row, column), factor);
+  }
 }
 
 template <int64_t K, typename T>
@@ -223,13 +235,9 @@ void forward_view(
     for (int64_t row = first; row < first + strip.num_rows; ++row) {
       for (int64_t column = 0; column < op.width; ++column) {
         const float* values = work.convolved.at<float>(0, row, column);
-        T* target = y.at<T>(view, row, column);
-        if (kept.values.data == nullptr) {
-          normalise<T>(op, values, target, nullptr, nullptr);
-        } else {
-          float* factor = kept.factors + (view * op.height + row) * op.width + column;
-          normalise(op, values, target, kept.values.at<T>(view, row, column), factor);
-        }
+        const auto value = [&](int64_t channel, int64_t count) { return load(values + channel, count); };
+        const float mean = sum_channels(op.channels, value) / static_cast<float>(op.channels);
+        normalise_at<T>(op, values, mean, y, kept, view, row, column);
       }
     }
   }
@@ -290,3 +298,5 @@ void backward_view(
 }
 
 }  // namespace cora::CORA_SIMD
+
+#include "depthwise_norm_3x3.h"

@@ -86,10 +86,7 @@ def _choose(impl: str, device_type: str, dtype: torch.dtype, size: int) -> str:
         refusal = "its kernels take float32, bfloat16 and float16"
     elif size not in KERNEL_SIZES:
         refusal = f"its kernels take 3, 5 or 7 weights a side, not {size}"
-    drawback = "torch is as fast with 3 weights a side" if device_type == "cpu" and size == 3 else None
-    return choose_face(
-        "depthwise_norm", impl, device_type, kernel="depthwise_norm_forward", refusal=refusal, drawback=drawback
-    )
+    return choose_face("depthwise_norm", impl, device_type, kernel="depthwise_norm_forward", refusal=refusal)
 
 
 def _side_by_side(tokens: Tensor) -> Tensor:

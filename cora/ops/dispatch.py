@@ -48,7 +48,6 @@ def choose_face(
     *,
     kernel: str,
     refusal: str | None = None,
-    drawback: str | None = None,
 ) -> Face:
     """Return the implementation to use; what ``auto`` chooses is logged once a process.
 
@@ -58,7 +57,6 @@ def choose_face(
         device_type: Where the inputs are.
         kernel: As in `available_faces`.
         refusal: Why only the reference can take these inputs, or None.
-        drawback: Why ``auto`` is the reference although a kernel could take them, or None.
 
     Raises:
         KernelUnavailable: The implementation asked for is unknown, not there, or cannot take the inputs.
@@ -72,9 +70,8 @@ def choose_face(
         if requested == face:
             return face
     if requested == "auto":
-        fastest = "reference" if drawback else available[0]
-        _log_choice(operation, device_type, fastest, refusal or drawback)
-        return fastest
+        _log_choice(operation, device_type, available[0], refusal)
+        return available[0]
     missing = refusal or extension_problem() or f"it has no {requested} kernel"
     raise KernelUnavailable(
         f"{operation}: implementation '{requested}' cannot take these inputs on {device_type}: {missing}; available: "

@@ -191,17 +191,6 @@ class TestCpp:
         with pytest.raises(KernelUnavailable, match="weights a side, not 9"):
             depthwise_norm(**wide, impl="cpp")
 
-    def test_auto_leaves_small_kernels_to_torch(
-        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.delenv(dispatch.IMPL_VARIABLE, raising=False)
-        dispatch._log_choice.cache_clear()
-        inputs = make_inputs((1, 3, 3, 40, 3))
-        with caplog.at_level("INFO", logger=dispatch.__name__):
-            assert torch.equal(depthwise_norm(**inputs), depthwise_norm(**inputs, impl="reference"))
-        assert "'reference' (torch is as fast with 3 weights a side)" in caplog.text
-        assert depthwise_norm(**inputs, impl="cpp").shape == (1, 3, 3, 40)
-
 
 @pytest.mark.parametrize(
     ("name", "shape"),
