@@ -1,14 +1,17 @@
 """The settings of a published vision-language model finetuned on panoramas as a baseline.
 
-Reached as `cora.config.schema.BaselineConfig`, beside the configuration of CORA's own models.
+Reached as `cora.config.schema.BaselineConfig`, beside the configuration of CORA's own models. Nothing trains a baseline
+yet: its keys are checked, and `ConfigManager.load_baseline` says so.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from cora.config.retired import RETIRED_OF_BASELINES
 from cora.config.sections import Section
 
 _DTYPE_SPELLINGS = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32"}
@@ -143,8 +146,6 @@ class PanoAdaptConfig(Section):
 
     model_type: str = "qwen_vl"
     """Family of the adapted model."""
-    rope_type: str = "3d"
-    """Rotary embedding the family uses."""
     spatial_pe: bool = False
     """Whether tokens of the same direction get the same position."""
     overlap_loss: bool = False
@@ -169,6 +170,8 @@ class PanoAdaptConfig(Section):
 
 class BaselineConfig(Section):
     """Everything a baseline run needs."""
+
+    retired_keys: ClassVar[Mapping[str, str]] = RETIRED_OF_BASELINES
 
     experiment_name: str = "baseline_finetune"
     """Recorded with the run."""

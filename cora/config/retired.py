@@ -5,15 +5,16 @@ A key that a section declares never gets here. Paths are patterns: ``*`` stands 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 
-__all__ = ["why_retired"]
+__all__ = ["RETIRED", "RETIRED_OF_BASELINES", "why_retired"]
 
 _TOWER = "a vision encoder is loaded by Transformers, which knows its inputs, outputs and width; set models.vision_name"
 _STITCHING = "token columns are chosen whole and never resized; set image_processing.stitching_mode"
 _ENCODING = "there is one encoding of directions; models.use_projection_positional_encoding turns it off"
 
-_RETIRED = {
+RETIRED = {
     "paths": "set output.runs_dir and data",
     "system_messages": "set training.system_msg",
     "debug_vicreg_loss": "the terms of a loss are logged; --debug shows more",
@@ -48,7 +49,28 @@ _RETIRED = {
     "data.auto_max_text_length_cap": "set training.stage_configs.<stage>.max_text_length",
 }
 
+_PRECISION = "set training.mixed_precision to fp16 or bf16"
+_OPTIMISER = "it is AdamW with a rate that falls linearly; set training.learning_rate, weight_decay and warmup_ratio"
+_ADAPTER = "adapters are those of a causal language model, without biases"
 
-def why_retired(path: str) -> str | None:
-    """Return what to do instead of setting the key at a dotted path, or None where it is no retired key."""
-    return next((reason for pattern, reason in _RETIRED.items() if fnmatchcase(path, pattern)), None)
+RETIRED_OF_BASELINES = {
+    "*fp16": _PRECISION,
+    "*bf16": _PRECISION,
+    "*optimizer": _OPTIMISER,
+    "*adam_*": _OPTIMISER,
+    "*lr_scheduler_type": _OPTIMISER,
+    "*eval_steps": "set training.eval_strategy",
+    "*save_steps": "set training.save_strategy",
+    "lora.bias": _ADAPTER,
+    "lora.task_type": _ADAPTER,
+    "max_length": "set training.max_length",
+    "*num_workers": "set training.dataloader_num_workers",
+    "evaluation": "run cora-eval",
+    "panoadapt.rope_type": "the rotary embedding follows from panoadapt.model_type",
+}
+"""Of configurations of baselines."""
+
+
+def why_retired(path: str, table: Mapping[str, str]) -> str | None:
+    """Return what to do instead of setting the key at a dotted path, or None where a table of patterns lacks it."""
+    return next((reason for pattern, reason in table.items() if fnmatchcase(path, pattern)), None)

@@ -6,12 +6,14 @@ checks them, because this layer must not import it. Angles are degrees, sizes ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from cora.config.baseline import BaselineConfig
 from cora.config.endpoint import EndpointConfig, JudgeConfig
+from cora.config.retired import RETIRED
 from cora.config.sections import Section
 from cora.errors import did_you_mean
 
@@ -427,7 +429,7 @@ class DataConfig(Section):
 class CORAConfig(Section):
     """Everything a training run needs; each section has a complete set of defaults."""
 
-    knows_retired_keys: ClassVar[bool] = True
+    retired_keys: ClassVar[Mapping[str, str]] = RETIRED
 
     experiment: ExperimentConfig = Field(default_factory=ExperimentConfig)
     environment: EnvironmentConfig = Field(default_factory=EnvironmentConfig)

@@ -36,8 +36,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
-    # Whether the table of retired keys is about documents of this kind.
-    knows_retired_keys: ClassVar[bool] = False
+    # Keys that documents of this kind had once, see `cora.config.retired`.
+    retired_keys: ClassVar[Mapping[str, str]] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -60,7 +60,7 @@ def unknown_keys(root: Section) -> list[UnknownKey]:
     everywhere = dict(_declared_paths(type(root)))
     found = []
     for path, section, key in _walk_unknown(root, prefix=""):
-        if type(root).knows_retired_keys and (reason := why_retired(path)) is not None:
+        if (reason := why_retired(path, type(root).retired_keys)) is not None:
             found.append(UnknownKey(path, f" (retired: {reason})", is_retired=True))
         else:
             found.append(UnknownKey(path, _hint(section, key, everywhere)))

@@ -49,6 +49,18 @@ def test_an_override_of_a_retired_key_says_what_to_set_instead(tmp_path: Path) -
         ConfigManager.load(path, overrides=["training.max_epochs=3"])
 
 
-def test_baselines_have_keys_of_their_own() -> None:
+def test_baselines_have_keys_of_their_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     config = BaselineConfig.model_validate({"paths": {}})
     assert [(key.path, key.is_retired) for key in unknown_keys(config)] == [("paths", False)]
+    path = tmp_path / "baseline.yaml"
+    path.write_text("training: {fp16: true, adam_beta1: 0.9}\nlora: {bias: none}\npanoadapt: {rope_type: 3d}\n")
+    found = unknown_keys(ConfigManager.load_baseline(path))
+    expected = {"training.fp16", "training.adam_beta1", "lora.bias", "panoadapt.rope_type"}
+    assert {key.path for key in found if key.is_retired} == expected
+    assert len(found) == len(expected)
+    messages = [record.getMessage() for record in caplog.records]
+    assert (
+        f"{path}: retired key training.fp16 is ignored (retired: set training.mixed_precision to fp16 or bf16)"
+        in messages
+    )
+    assert any("nothing reads them" in message for message in messages)
