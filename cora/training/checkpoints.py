@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from cora.errors import CheckpointError
 
-__all__ = ["AtomicCheckpointIO", "read_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "read_checkpoint", "remove_other_best"]
+
+_BEST = re.compile(r"\w+-epoch=\d+-(val|train)_loss=-?(\d+\.\d+|inf|nan)\.ckpt")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -59,6 +62,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint after the next one has been written."""
         self._to_remove.append(Path(path))
+
+
+def remove_other_best(best: str | Path) -> None:
+    """Remove the best checkpoints beside one that replaced them: a kill may have come before they went.
+
+    Files that are named differently from those of a stage stay.
+    """
+    kept = Path(best)
+    for path in kept.parent.iterdir():
+        if path != kept and _BEST.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from cora.data.datamodule import PanoramaDataModule
 from cora.errors import TrainingInterrupted
+from cora.training.checkpoints import remove_other_best
 from cora.training.metrics_file import MetricsFile
 from cora.training.processes import gathered
 from cora.training.rng import restore_rng, rng_state
@@ -182,6 +183,8 @@ class LastCheckpoint(Checkpoint):
         for file in self._files:
             file.save()
         trainer.save_checkpoint(self.path)
+        if trainer.is_global_zero and self.best.best_model_path:
+            remove_other_best(self.best.best_model_path)
         self._saved_step = trainer.global_step
         self._saved_time = time.monotonic()
 

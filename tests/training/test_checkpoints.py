@@ -11,7 +11,7 @@ import torch
 
 from cora.errors import CheckpointError
 from cora.files import write_json
-from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint, remove_other_best
 from cora.training.run_folder import RunFolder
 
 
@@ -118,3 +118,12 @@ def test_state_file(tmp_path: Path) -> None:
     }
     write_json(tmp_path / "a.json", {"a": 1})
     assert not (tmp_path / "a.json.part").exists()
+
+
+def test_of_the_best_checkpoints_one_is_left_and_other_files_stay(tmp_path: Path) -> None:
+    best, *older = (f"vision-epoch={end}.ckpt" for end in ("01-val_loss=1.5", "00-val_loss=2.25", "02-train_loss=nan"))
+    others = ["last.ckpt", "vision-epoch=00-copy.ckpt", "vision-epoch=00-val_loss=2.25.ckpt.part", "metrics.csv"]
+    for name in (best, *older, *others):
+        (tmp_path / name).touch()
+    remove_other_best(tmp_path / best)
+    assert {path.name for path in tmp_path.iterdir()} == {best, *others}
