@@ -17,6 +17,7 @@ from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig, StageName
 from cora.data.augmentation import YawAugmentation
 from cora.data.datamodule import PanoramaDataModule
+from cora.data.feature_cache import FeatureCache
 from cora.data.skipped import SkippedList
 from cora.errors import ConfigError
 from cora.training.autobatch import first_batch_size, fit_batch_size, resume_batch_size
@@ -203,7 +204,7 @@ class CORATrainer:
             fit_batch_size(module, data, self.config, self.precision)
         module.feature_cache = open_feature_cache(module, data, self.config, precision=self.precision)
         data.use_features(module.feature_cache)
-        self._remember_views(name, data)
+        self._remember_views(name, data, module.feature_cache)
         folder = run.stage(name)
         for leftover in folder.glob("*.part"):  # of a write that was cut off
             leftover.unlink(missing_ok=True)
@@ -231,8 +232,11 @@ class CORATrainer:
         }
         run.save_state()
 
-    def _remember_views(self, name: StageName, data: PanoramaDataModule) -> None:
+    def _remember_views(self, name: StageName, data: PanoramaDataModule, features: FeatureCache | None) -> None:
         max_bytes = self.config.training.view_memory_bytes
+        images = (image for dataset in data.datasets for image in dataset.images)
+        if features is not None and all(features.admits(image) for image in images):
+            return
         if max_bytes and self.config.training.stage_configs[name].epochs > 1 and data.num_workers == 0:
             data.remember_views(max_bytes)
             logger.info(
