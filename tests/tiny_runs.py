@@ -1,4 +1,4 @@
-"""A training run of tiny towers in a process of its own, which can be stopped at any moment and resumed."""
+"""Training runs of seconds: towers, tables and configurations; and runs in processes that can be stopped."""
 
 from __future__ import annotations
 
@@ -15,50 +15,75 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tiny_models import make_panorama, write_towers
 
+from cora.config.manager import ConfigManager
+from cora.config.schema import CORAConfig
+
 EXPERIMENT = "small"
 STAGES = ("vision", "resampler", "finetune")
 
 
-def write_workspace(folder: Path, *, num_panoramas: int = 9) -> None:
-    """Write towers, panoramas and tables; every answer, and every panorama, is different from all others."""
+def write_workspace(
+    folder: Path, *, num_panoramas: int = 4, num_validated: int = 2, lengths_differ: bool = False
+) -> Path:
+    """Write towers, panoramas and tables into a folder and return it; every answer, and every panorama, is different.
+
+    There are two questions about each panorama; answers are of one length or of several.
+    """
     write_towers(folder)
-    for split, seeds in (("train", range(num_panoramas)), ("val", range(50, 53))):
+    for split, seeds in (("train", range(num_panoramas)), ("val", range(50, 50 + num_validated))):
         lines = ["url,query,annotation"]
         for seed in seeds:
             make_panorama(seed).save(folder / f"{seed}.png")
-            lines += [f"{seed}.png,What is ahead?,number {seed}", f"{seed}.png,sky,it is {seed} {'blue ' * (seed % 4)}"]
+            more = " blue" * (seed % 4) if lengths_differ else ""
+            lines += [f"{seed}.png,What is ahead?,number {seed}", f"{seed}.png,sky,it is {seed}{more}"]
         (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    return folder
 
 
-def write_config(folder: Path, runs_dir: Path, **training: Any) -> Path:
-    """Write a configuration in which all random numbers matter: dropout, shuffling and drawn tokens."""
-    stage = {"batch_size": 2, "lr": 1e-3, "epochs": 2, "accumulate_grad_batches": 2}
-    config = {
+def _document(workspace: Path, runs_dir: Path, stages: dict[str, Any]) -> dict[str, Any]:
+    return {
         "models": {
-            "vision_name": str(folder / "siglip"),
-            "language_model_name": str(folder / "qwen"),
+            "vision_name": str(workspace / "siglip"),
+            "language_model_name": str(workspace / "qwen"),
             "resampler_type": "mlp",
             "resampler_config": {"hidden_dim": 32},
             "latent_dimension": 24,
         },
         "image_processing": {"crop_strategy": "e2p", "image_size": 32},
-        "training": {
-            "accelerator": "cpu",
-            "stage_configs": {name: dict(stage) for name in STAGES},
-            "pack_questions": False,
-            "checkpoint_every_n_steps": 1,
-            "num_workers": 0,
-            **training,
-        },
-        "lora": {"use_lora": True, "rank": 4, "dropout": 0.1},
-        "data": {"csv_train": str(folder / "train.csv"), "csv_val": str(folder / "val.csv")},
+        "training": {"accelerator": "cpu", "stage_configs": stages},
+        "lora": {"use_lora": True, "rank": 4, "dropout": 0.0},
+        "data": {"csv_train": str(workspace / "train.csv"), "csv_val": str(workspace / "val.csv")},
         "output": {"runs_dir": str(runs_dir)},
     }
-    config["training"]["stage_configs"]["vision"]["vision_trainable_blocks"] = 1
-    runs_dir.mkdir(parents=True, exist_ok=True)
-    path = runs_dir / f"{EXPERIMENT}.yaml"
-    path.write_text(json.dumps(config))  # JSON is YAML
+
+
+def _write(document: dict[str, Any], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document))  # JSON is YAML
     return path
+
+
+def make_config(workspace: Path, runs_dir: Path, *overrides: str) -> CORAConfig:
+    """Return the configuration of a run of seconds in a workspace."""
+    shared = {"batch_size": 2, "lr": 1e-3}
+    stages: dict[str, Any] = {
+        "vision": {**shared, "epochs": 1, "vision_trainable_blocks": 1},
+        "resampler": {**shared, "epochs": 2, "accumulate_grad_batches": 1},
+        "finetune": {**shared, "epochs": 2, "accumulate_grad_batches": 1},
+    }
+    path = _write(_document(workspace, runs_dir, stages), runs_dir / "config.json")
+    return ConfigManager.load(path, overrides=list(overrides), strict=True)
+
+
+def write_config(workspace: Path, runs_dir: Path, **training: Any) -> Path:
+    """Write a configuration in which all random numbers matter: dropout, shuffling and drawn tokens."""
+    stage = {"batch_size": 2, "lr": 1e-3, "epochs": 2, "accumulate_grad_batches": 2}
+    stages: dict[str, Any] = {name: dict(stage) for name in STAGES}
+    stages["vision"]["vision_trainable_blocks"] = 1
+    document = _document(workspace, runs_dir, stages)
+    document["training"] |= {"pack_questions": False, "checkpoint_every_n_steps": 1, "num_workers": 0, **training}
+    document["lora"]["dropout"] = 0.1
+    return _write(document, runs_dir / f"{EXPERIMENT}.yaml")
 
 
 def start(config: Path, *options: str, record: Path, pause: float = 0.0) -> subprocess.Popen[str]:

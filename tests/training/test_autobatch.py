@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from small_runs import make_config, write_workspace
+from tiny_runs import make_config, write_workspace
 
 from cora.config.schema import CORAConfig
 from cora.data.datamodule import PanoramaDataModule

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import make_config, write_workspace
+from tiny_runs import make_config, write_workspace
 
 from cora.bench import train
 from cora.config.schema import CORAConfig

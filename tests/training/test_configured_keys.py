@@ -10,8 +10,8 @@ from typing import Any, get_args
 import pytest
 import torch
 from click.testing import CliRunner
-from small_runs import make_config, write_workspace
 from tiny_models import make_model
+from tiny_runs import make_config, write_workspace
 
 from cora.cli.eval import main as evaluate
 from cora.config import schema

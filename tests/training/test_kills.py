@@ -37,7 +37,7 @@ def _kill_after(config: Path, record: Path, *, batches: int, jitter: float) -> b
 
 
 def _check_killed_run(folder: Path, *, epochs: int, num_kills: int, seed: int) -> dict[str, int]:
-    write_workspace(folder)
+    write_workspace(folder, num_panoramas=9, num_validated=3, lengths_differ=True)
     stages = {name: {"batch_size": 2, "lr": 1e-3, "epochs": epochs, "accumulate_grad_batches": 2} for name in STAGES}
     stages["vision"]["vision_trainable_blocks"] = 1
     configs = [write_config(folder, folder / name, stage_configs=stages) for name in ("whole", "killed")]

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_runs
 import torch
-from small_runs import make_config, write_workspace
+from tiny_runs import EXPERIMENT, make_config, read_batches, start, write_config, write_workspace
 
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig
@@ -124,10 +123,10 @@ def test_skipped_panoramas_are_counted_over_processes(workspace: Path, tmp_path:
 def _train_in_two(config: Path, *options: str, kill_at: int | None = None) -> str:
     """Train in two processes, both of which are killed after so many batches; return standard error."""
     record = config.parent / f"record{len(options)}.jsonl"
-    process = tiny_runs.start(config, *options, record=record)
+    process = start(config, *options, record=record)
     try:
         while process.poll() is None and kill_at is not None:
-            if len(tiny_runs.read_batches(record)) >= kill_at:
+            if len(read_batches(record)) >= kill_at:
                 os.killpg(process.pid, signal.SIGKILL)
             time.sleep(0.01)
         _, errors = process.communicate(timeout=200)
@@ -141,15 +140,15 @@ def _train_in_two(config: Path, *options: str, kill_at: int | None = None) -> st
 def test_each_process_goes_on_with_its_own_random_numbers(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    tiny_runs.write_workspace(data)
+    write_workspace(data, num_panoramas=9, num_validated=3, lengths_differ=True)
     ends = []
     for name, kill_at in (("whole", None), ("killed", 5)):
-        config = tiny_runs.write_config(data, tmp_path / name, devices=2, stages=["finetune"])
+        config = write_config(data, tmp_path / name, devices=2, stages=["finetune"])
         _train_in_two(config, kill_at=kill_at)
         if kill_at is not None:
             errors = _train_in_two(config, "--resume", "auto")
             assert "random numbers start anew" not in errors
-        (last,) = (tmp_path / name / tiny_runs.EXPERIMENT).glob("*/finetune/last.ckpt")
+        (last,) = (tmp_path / name / EXPERIMENT).glob("*/finetune/last.ckpt")
         ends.append(read_checkpoint(last))
     whole, resumed = ends
     first, second = (state["torch"] for state in whole["callbacks"]["LastCheckpoint"]["rng"])

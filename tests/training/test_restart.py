@@ -77,7 +77,7 @@ class Workspace:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("restart")
-    write_workspace(folder)
+    write_workspace(folder, num_panoramas=9, num_validated=3, lengths_differ=True)
     return folder
 
 
@@ -165,7 +165,10 @@ def test_a_validation_that_went_on_is_not_run_again(
     config = workspace.config("runs", "training.stages=[vision]")
     run = workspace.crash(config, "vision", "on_validation_batch_end", 2)
     workspace.crash(config, "vision", "on_train_batch_end", 1, resume="auto")
+    # As after a kill before the checkpoint that was best had been removed.
+    (run / "vision" / "vision-epoch=00-val_loss=99.0000.ckpt").touch()
     workspace.train(config, resume="auto")
+    assert len(list((run / "vision").glob("vision-epoch=*.ckpt"))) == 1
     curves, expected = (read_metrics(folder / "vision/metrics.csv") for folder in (run, finished[1].run_dir))
     for name in ("val_loss", "latent/feat_std"):
         assert [step for step, _ in curves[name]] == [step for step, _ in expected[name]]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from lightning.pytorch import Callback
-from small_runs import make_config, write_workspace
 from tiny_models import make_panorama
+from tiny_runs import make_config, write_workspace
 
 from cora.config.schema import CORAConfig
 from cora.errors import ConfigError

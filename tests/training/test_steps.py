@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from small_runs import make_config, write_workspace
 from tiny_models import make_batch, make_model
+from tiny_runs import make_config, write_workspace
 
 from cora.config.schema import CORAConfig
 from cora.data.synthetic import write_split

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import make_config, write_workspace
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import make_panorama
+from tiny_runs import make_config, write_workspace
 
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig
@@ -203,6 +203,8 @@ def test_views_and_cached_features_train_alike(
     assert "0 known, 6 computed to be kept" in caplog.text
     assert "6 known, 0 computed to be kept" in caplog.text
     assert "vision features are not cached: training.cache_features is false" in caplog.text
+    # Only without the cache are there views to keep.
+    assert caplog.text.count("of views are kept in memory") == 2
 
 
 def test_views_are_cut_once_in_a_stage_and_the_losses_are_the_same(
