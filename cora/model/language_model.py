@@ -135,8 +135,6 @@ class LanguageModel(nn.Module):
         # Imported here because it takes seconds, and answering questions needs none of it.
         from peft import LoraConfig, get_peft_model
 
-        from cora.model.lora_linear import SummedLoraLinear
-
         if self.has_lora:
             raise ConfigError("the language model has LoRA adapters already; merge them first")
         leaf_names = {name.rpartition(".")[2] for name, _ in self.model.named_modules()}
@@ -154,7 +152,6 @@ class LanguageModel(nn.Module):
             bias="none",
             task_type="CAUSAL_LM",
         )
-        options._register_custom_module({nn.Linear: SummedLoraLinear})
         self.model = get_peft_model(self.model, options)
         trainable, total = self.model.get_nb_trainable_parameters()
         logger.info("LoRA rank %d: %d of %d parameters of the language model are trained", rank, trainable, total)

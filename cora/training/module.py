@@ -245,10 +245,7 @@ class PanoramaTrainingModule(LightningModule):
             if parameters:
                 lr = self.stage.lr * lr_factors.get(name, 1.0)
                 groups.append({"params": parameters, "lr": lr, "weight_decay": weight_decay, "name": name})
-        # On a CPU one call for all weights; on a GPU torch takes few calls by itself, and Lightning could not clip the
-        # gradients of a fused optimiser that a loss scaler is used with.
-        is_fused = True if self.device.type == "cpu" else None
-        optimizer = AdamW(groups, betas=(0.9, 0.98), eps=1e-8, fused=is_fused)
+        optimizer = AdamW(groups, betas=(0.9, 0.98), eps=1e-8)
         total_steps = cast(int, self.trainer.estimated_stepping_batches)
         if self.stage.max_steps is not None:
             total_steps = min(total_steps, self.stage.max_steps)
