@@ -40,6 +40,23 @@ SERVER_OPTIONS = (
 _READY = re.compile(r"ready after [0-9.]+ s: (http://\S+)/v1")
 
 
+# Nothing of this machine: no path, no address, no traceback, no class of Python.
+LEAKS = re.compile(
+    r"0x[0-9a-f]{4}|Traceback|File \"|\.py\b|/(etc|home|root|tmp|usr|work)\b|site-packages|object at", re.I
+)
+
+
+def refused(response: httpx.Response, *, status: int = 400) -> str:
+    """Return the message of a refusal, which is short JSON without anything that is nobody's business."""
+    assert response.status_code == status, response.text
+    assert not LEAKS.search(response.text), response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == status
+    assert 0 < len(error["message"]) < 600
+    return error["message"]
+
+
 @dataclass
 class Server:
     """A running server.

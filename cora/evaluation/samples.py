@@ -6,8 +6,8 @@ What the report shows and what runs are compared by; ``predictions.csv`` has a l
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ class Sample:
     meteor_sums: list[float] = field(default_factory=list)
 
 
+_NAMES = tuple(each.name for each in fields(Sample))
+
+
 def write_samples(
     folder: Path, rows: Sequence[Row], answers: Sequence[str | None], scores: Scores, errors: Sequence[str | None]
 ) -> None:
@@ -64,7 +67,12 @@ def write_samples(
         scores: What they came to.
         errors: Why a row has no answer, one per row.
     """
-    lines = []
+    write_file(folder / SAMPLES_NAME, _lines(rows, answers, scores, errors))
+
+
+def _lines(
+    rows: Sequence[Row], answers: Sequence[str | None], scores: Scores, errors: Sequence[str | None]
+) -> Iterator[str]:
     for index, (row, answer, error) in enumerate(zip(rows, answers, errors, strict=True)):
         sample = Sample(
             sample_id=row.sample_id,
@@ -80,8 +88,7 @@ def write_samples(
             meteor_sums=list(scores.meteor_sums[index]) if scores.meteor_sums else [],
         )
         # ASCII, for a lone surrogate has no UTF-8.
-        lines.append(json.dumps(asdict(sample), ensure_ascii=True, allow_nan=False) + "\n")
-    write_file(folder / SAMPLES_NAME, "".join(lines))
+        yield json.dumps(asdict(sample), ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def read_samples(folder: str | Path) -> list[Sample]:
@@ -91,19 +98,19 @@ def read_samples(folder: str | Path) -> list[Sample]:
         DataError: The folder holds none, or a line is no sample; names the file and the line.
     """
     path = Path(folder) / SAMPLES_NAME
+    samples: list[Sample] = []
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            for line in stream:
+                samples.append(_parse(json.loads(line)))
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise DataError(
             f"{path}: {reason}; cora-eval writes it, also from a predictions file (cora-eval --csv-input)"
         ) from None
-    samples = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            samples.append(_parse(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path}, line {number}: not a sample: {type(error).__name__}: {error}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        where = f"{path}, line {len(samples) + 1}"
+        raise DataError(f"{where}: not a sample: {type(error).__name__}: {error}") from None
     if not samples:
         raise DataError(f"{path}: the file is empty")
     return samples
@@ -111,9 +118,8 @@ def read_samples(folder: str | Path) -> list[Sample]:
 
 def _parse(values: dict[str, Any]) -> Sample:
     """Return the sample of a line; what later versions add is not looked at."""
-    sample = Sample(**{each.name: values[each.name] for each in fields(Sample) if each.name != "meteor_sums"})
-    # Files of versions without METEOR have none.
-    sample = replace(sample, meteor_sums=values.get("meteor_sums", []))
+    values = {"meteor_sums": [], **values}  # files of versions without METEOR have none
+    sample = Sample(**{name: values[name] for name in _NAMES})
     if not isinstance(sample.query, str) or not isinstance(sample.references, list):
         raise TypeError("a sample has a query and a list of references")
     if not all(isinstance(value, float | int) for value in sample.scores.values()):

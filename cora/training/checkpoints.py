@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,23 +32,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write `checkpoint` to `path`; an older file there stays until the new one has been read back.
 
         Raises:
-            CheckpointError: What was written does not load with ``weights_only=True``.
-            OSError: The disk is full or the folder not writable.
+            CheckpointError: The disk is full or the folder not writable, or what was written does not load with
+                ``weights_only=True``.
         """
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(target.name + ".part")
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:
                 torch.save(checkpoint, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             read_checkpoint(partial)
-        except BaseException:
-            partial.unlink(missing_ok=True)
+            partial.replace(target)
+            _sync_folder(target.parent)
+        except BaseException as error:
+            with suppress(OSError):
+                partial.unlink()
+            # Where writing fails, torch complains of its own file position; what the system said is behind that.
+            failure = error if isinstance(error, OSError) else error.__context__
+            if isinstance(failure, OSError):
+                raise CheckpointError(f"{target} cannot be written: {failure.strerror or failure}") from error
             raise
-        partial.replace(target)
-        _sync_folder(target.parent)
         for path in self._to_remove:
             if path != target:
                 path.unlink(missing_ok=True)

@@ -267,6 +267,7 @@ def test_the_seed_reaches_answers_and_intervals(fake: FakeGenerator) -> None:
     assert fake.asked == asked + 3
 
 
+@pytest.mark.abuse(21)
 def test_without_java_the_scores_are_null_and_the_exit_code_says_so(
     fake: FakeGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

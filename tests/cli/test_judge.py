@@ -82,6 +82,7 @@ def test_the_last_line_is_one_json_document() -> None:
 
 
 @pytest.mark.parametrize(("num_bad", "exit_code"), [(2, 0), (3, 3)])
+@pytest.mark.abuse(23)
 def test_more_than_one_in_twenty_without_a_verdict_is_an_error(num_bad: int, exit_code: int) -> None:
     bad = {f"answer {n}" for n in range(num_bad)}
     with serving(replies(lambda sample: None if sample["candidate"] in bad else grade(4))) as fake:
@@ -93,6 +94,7 @@ def test_more_than_one_in_twenty_without_a_verdict_is_an_error(num_bad: int, exi
 
 
 @pytest.mark.parametrize("status", [401, 402])
+@pytest.mark.abuse(23)
 def test_a_refusal_stops_early_and_keeps_what_is_done(status: int) -> None:
     def answer(body: dict[str, Any]) -> Answer:
         return four(body) if len(fake.bodies) <= 5 else fails(status, f"no more for {KEY}")
@@ -110,6 +112,7 @@ def test_a_refusal_stops_early_and_keeps_what_is_done(status: int) -> None:
     assert len(fake.bodies) == 6 + 15
 
 
+@pytest.mark.abuse(23)
 def test_rate_limits_and_server_faults_are_waited_out() -> None:
     hiccups = iter([fails(429, retry_after="0.2"), fails(500), fails(503)])
     with serving(lambda body: next(hiccups, None) or four(body)) as fake:
@@ -118,6 +121,7 @@ def test_rate_limits_and_server_faults_are_waited_out() -> None:
     assert json.loads(result.stdout)["usage"]["retries"] == 3
 
 
+@pytest.mark.abuse(23)
 def test_a_slow_judge_is_counted_as_a_time_out() -> None:
     with serving(lambda body: says("late", seconds=3) if "answer 0" in str(body) else four(body)) as fake:
         result = invoke(fake, "--set", "endpoint.timeout_seconds=1.5", "--set", "endpoint.max_retries=0", "--json")
@@ -159,7 +163,8 @@ def test_killed_and_resumed_it_says_what_an_unbroken_run_says() -> None:
         ]
 
 
-def test_ctrl_c_ends_soon_and_keeps_what_is_done() -> None:
+@pytest.mark.parametrize(("number", "code", "words"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended by")])
+def test_told_to_end_it_ends_soon_and_keeps_what_is_done(number: str, code: int, words: str) -> None:
     def answer(body: dict[str, Any]) -> Answer:
         if len(fake.bodies) <= 6:
             return four(body)
@@ -175,11 +180,11 @@ def test_ctrl_c_ends_soon_and_keeps_what_is_done() -> None:
             time.sleep(0.01)
         time.sleep(0.2)
         started = time.monotonic()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.Signals[number])
         _, stderr = process.communicate(timeout=60)
         assert time.monotonic() - started < 10
-    assert process.returncode == 130
-    assert b"error: interrupted" in stderr
+    assert process.returncode == code
+    assert f"error: {words}".encode() in stderr
     assert len(Path("run/judge-org-judge-1/judge.jsonl").read_text().splitlines()) == 6
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from cora.cli.main import main
-from cora.data.converters.registry import CONVERTERS, convert
+from cora.data.converters.registry import CONVERTERS, UNDOCUMENTED, convert
 from cora.data.table import Row, read_rows
 from cora.errors import DataError, RegistryError
 from cora.evaluation.protocols.registry import check_rows, protocol_name, protocol_of
@@ -240,6 +240,17 @@ def test_the_command(tmp_path: Path) -> None:
     result = runner.invoke(main, ["convert", "osrbench", str(source), str(tmp_path / "out.csv")])
     assert result.exit_code == 2
     assert "did you mean 'osr-bench'?" in result.stderr
+
+
+@pytest.mark.parametrize("name", UNDOCUMENTED)
+def test_a_layout_that_nobody_describes_is_not_guessed(tmp_path: Path, name: str) -> None:
+    source = tmp_path / "questions.json"
+    source.write_text("[]")
+    result = CliRunner().invoke(main, ["convert", name, str(source), str(tmp_path / "out.csv")])
+    assert result.exit_code == 2
+    assert f"error: the layout of the questions of {name} is not documented" in result.stderr
+    assert "image, query, answer, choices and protocol" in result.stderr
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_the_help_and_the_docs_name_every_layout() -> None:

@@ -39,6 +39,7 @@ def test_the_earlier_name_wins(tmp_path: Path) -> None:
     assert (row.image.name, row.query, row.references, row.answer) == ("a.jpg", "q", ("It is red.",), "red")
 
 
+@pytest.mark.abuse(11)
 def test_byte_order_mark_crlf_and_quoted_line_breaks(tmp_path: Path) -> None:
     text = '\ufeffURL, Query ,annotation\r\na.jpg,"Where,\r\nexactly?","say ""left"""\r\n\r\nb.jpg,q,r\r\n'
     first, second = read_rows(write(tmp_path, text))
@@ -46,6 +47,7 @@ def test_byte_order_mark_crlf_and_quoted_line_breaks(tmp_path: Path) -> None:
     assert (second.line, second.sample_id) == (5, "1")
 
 
+@pytest.mark.abuse(11)
 def test_a_megabyte_cell_is_read_and_the_limit_of_the_process_kept(tmp_path: Path) -> None:
     before = csv.field_size_limit()
     (row,) = read_rows(write(tmp_path, "url,query,annotation\na.jpg,q," + "x" * 2**20 + "\n"))
@@ -87,6 +89,7 @@ def test_paths_start_at_the_table_or_the_image_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", ["../a.jpg", "/etc/a.jpg", "../pictures_of_others/a.jpg"])
+@pytest.mark.abuse(11)
 def test_nothing_outside_the_image_root(tmp_path: Path, image: str) -> None:
     root = tmp_path / "pictures"
     root.mkdir()
@@ -138,6 +141,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("content", "message"), FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.abuse(11)
 def test_faults_name_the_file_and_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path, content)
     with pytest.raises(DataError, match=message) as caught:

@@ -6,6 +6,7 @@ Run as a program it evaluates a table slowly, so that a test can kill it:
 
 from __future__ import annotations
 
+import csv
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +15,17 @@ from pathlib import Path
 from cora.inference.protocol import GenerationRequest, GenerationResult, GenerationSettings, failed
 
 CHUNK_SIZE = 4
+
+
+def write_table(folder: Path, rows: list[tuple[str, ...]], header: str = "url,query,annotation") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "test.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([tuple(header.split(",")), *rows])
+    for row in rows:
+        if "missing" not in row[0]:
+            (folder / row[0]).write_bytes(row[0].encode())
+    return path
 
 
 class FakeGenerator:

@@ -60,6 +60,7 @@ def installed(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.real_meteor
+@pytest.mark.abuse(22)
 def test_no_caption_puts_meteor_out_of_step() -> None:
     hostile = ["a ||| b", "x\ny\u2028z", "", "\U0001f436 caf\u00e9"]
     plain = ["a red ball lies in the grass", "a small dog"]
@@ -87,6 +88,7 @@ def test_no_caption_puts_meteor_out_of_step() -> None:
         ("for i in 1 2 3; do echo 0,5; done", "none of its counts"),
     ],
 )
+@pytest.mark.abuse(21)
 def test_a_meteor_that_crashes_hangs_or_miscounts(tmp_path: Path, script: str, why: str) -> None:
     with pytest.raises(JavaFailure, match=why):
         score_meteor(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1)

@@ -159,6 +159,7 @@ def test_a_verdict_is_read() -> None:
         document(7),
     ],
 )
+@pytest.mark.abuse(23)
 def test_garbage_is_no_verdict(text: str) -> None:
     assert isinstance(read_one(text), str)
 
@@ -227,6 +228,7 @@ def test_verdicts_are_used_again_only_where_everything_is_equal(tmp_path: Path) 
         assert run(judge_at(fake.url), predictions, tmp_path / "out").num_reused == 3
 
 
+@pytest.mark.abuse(23)
 def test_failures_are_null_counted_by_reason_and_asked_again(tmp_path: Path) -> None:
     rows = [(f"{n}.png", "q", f"answer {n}", "r") for n in range(7)] + [("missing.png", "q", "x", "r")]
     bad = {
@@ -287,6 +289,7 @@ def test_a_judge_that_never_gives_a_verdict_is_left_alone(tmp_path: Path) -> Non
 PAIRS = [("a.png", f"q{n}", f"ours {n}", "r") for n in range(5)]
 
 
+@pytest.mark.abuse(24)
 def test_pairs_are_judged_in_both_orders(tmp_path: Path) -> None:
     ours = write_predictions(tmp_path / "a", PAIRS)
     theirs = [(f"../a/{image}", query, answer.replace("ours", "theirs"), ref) for image, query, answer, ref in PAIRS]

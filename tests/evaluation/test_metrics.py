@@ -55,6 +55,7 @@ def fake_java(folder: Path, script: str) -> Path:
 
 
 @pytest.mark.real_meteor
+@pytest.mark.abuse(25)
 def test_golden_scores_corpus_and_per_sample(golden, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORA_SPICE_LIB", str(tmp_path))
     predictions, references, expected = golden
@@ -87,6 +88,7 @@ def test_locale_changes_nothing(golden, java: JavaRuntime, locale: str, monkeypa
     assert tokenize(references, java) == [sample["tok_ref"] for sample in expected["per_sample"].values()]
 
 
+@pytest.mark.abuse(22)
 def test_no_line_break_shifts_a_caption(java: JavaRuntime) -> None:
     breaks = ["\n", "\r", "\r\n", "\v", "\f", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\0"]
     captions = [text for mark in breaks for text in (f"red{mark}house", "", "a dog")]
@@ -124,6 +126,7 @@ def test_nothing_to_score_and_wrong_lengths() -> None:
         CORAEvaluator().score(["a", "b"], [["a"], []])
 
 
+@pytest.mark.abuse(21)
 def test_one_failing_metric_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> dict[str, tuple[float, list[float]]]:
         raise RuntimeError("out of luck")
@@ -135,6 +138,7 @@ def test_one_failing_metric_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -
     assert "rouge_l" not in scores.per_sample
 
 
+@pytest.mark.abuse(21)
 def test_without_java_every_metric_is_null_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(java_module, "_candidates", lambda option: iter(()))
     scores = CORAEvaluator().score(["a"], [["a"]])
@@ -175,6 +179,7 @@ def test_only_what_was_asked_for_is_computed() -> None:
         ("echo one; echo two", r"answered 3 captions with 2 lines"),
     ],
 )
+@pytest.mark.abuse(21)
 def test_a_java_that_crashes_hangs_or_miscounts_fails_with_its_words(tmp_path: Path, script: str, why: str) -> None:
     evaluator = CORAEvaluator(java=fake_java(tmp_path, script), timeout_seconds=1)
     scores = evaluator.score(["a"], [["b", "c"]])

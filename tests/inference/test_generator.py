@@ -56,6 +56,7 @@ def test_answers_see_the_panorama_and_the_question(generator: PanoramaGenerator,
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])
 @pytest.mark.parametrize("settings", [SHORT, GenerationSettings(8, repetition_penalty=1.4)])
+@pytest.mark.abuse(29)
 def test_batches_and_order_change_nothing(
     backend: TransformersBackend,
     panoramas: list[Path],
@@ -292,6 +293,7 @@ def test_model_and_processor_must_agree(copy: Path) -> None:
         PanoramaGenerator.from_checkpoint(copy, "transformers")
 
 
+@pytest.mark.abuse(19)
 def test_digests_follow_the_content(generator: PanoramaGenerator, copy: Path) -> None:
     def digests() -> tuple[str, str]:
         made = PanoramaGenerator.from_checkpoint(copy, "transformers")

@@ -92,6 +92,7 @@ def kill_a_worker() -> None:
 
 @pytest.mark.slow
 @needs_ray
+@pytest.mark.abuse(19)
 def test_two_workers_answer_as_one_engine_whatever_happens_to_them(
     generator: RayGenerator, tiny_export: Path, rows: list[Row], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -68,6 +68,7 @@ def test_jpeg_in_cmyk_and_grey(gradient: Image.Image) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.abuse(2)
 def test_convention_transparency_is_put_on_white(mode: str) -> None:
     image = Image.new("RGBA", (8, 4), (255, 0, 0, 255))
     image.paste((0, 0, 255, 0), (0, 0, 4, 4))
@@ -175,6 +176,7 @@ def test_pillow_settings_are_left_alone() -> None:
         (100, 100, "refused"),
     ],
 )
+@pytest.mark.abuse(11)
 def test_pictures_far_from_2_to_1_are_warned_about_or_refused(
     width: int, height: int, outcome: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,6 +47,7 @@ NOT_OURS = [
 
 
 @pytest.mark.parametrize("key", [None, "wrong", KEY[:-1], KEY + "x"])
+@pytest.mark.abuse(10)
 def test_nothing_answers_without_the_key(server: Server, key):
     with server.client(key=key) as client:
         for method, path in OURS + NOT_OURS:
@@ -55,6 +56,7 @@ def test_nothing_answers_without_the_key(server: Server, key):
             assert response.json()["error"]["message"] == "a valid API key is needed"
 
 
+@pytest.mark.abuse(10)
 def test_routes_that_are_not_named_do_not_exist(server: Server):
     with server.client() as client:
         for method, path in NOT_OURS:

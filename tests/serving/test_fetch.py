@@ -81,6 +81,7 @@ def test_a_panorama_of_a_named_host(certificate):
         "https://",
     ],
 )
+@pytest.mark.abuse(9)
 def test_other_addresses_are_refused_without_a_request(certificate, address):
     message, paths = fetch(certificate, lambda _: response(PICTURE), address=address)
     assert message == "image: the address is not of a host that this server fetches from"
@@ -88,6 +89,7 @@ def test_other_addresses_are_refused_without_a_request(certificate, address):
 
 
 @pytest.mark.parametrize("addresses", [["10.0.0.1"], ["127.0.0.1"], ["93.184.216.34", "169.254.169.254"], ["::1"], []])
+@pytest.mark.abuse(9)
 def test_a_named_host_with_a_private_address_is_refused(certificate, addresses):
     async def resolve(_: str) -> list[str]:
         return addresses
@@ -97,6 +99,7 @@ def test_a_named_host_with_a_private_address_is_refused(certificate, addresses):
     assert paths == []
 
 
+@pytest.mark.abuse(9)
 def test_the_address_that_was_checked_is_the_one_that_is_asked(certificate):
     # A name that resolves to another address each time it is looked up: whichever was checked is connected to.
     answers = itertools.chain([["127.0.0.1"]], itertools.repeat(["127.0.0.99"]))
@@ -126,12 +129,14 @@ def test_a_redirect_within_the_named_hosts_is_followed(certificate):
     "target",
     ["http://127.0.0.1/", "https://169.254.169.254/", "https://evil.test/", "file:///etc/passwd", "//evil.test/"],
 )
+@pytest.mark.abuse(9)
 def test_a_redirect_elsewhere_is_not(certificate, target):
     message, paths = fetch(certificate, lambda _: redirect(target))
     assert message == "image: the address is not of a host that this server fetches from"
     assert paths == ["/p.png"]
 
 
+@pytest.mark.abuse(9)
 def test_a_redirect_to_a_named_host_that_is_private_is_not_followed(certificate):
     async def resolve(host: str) -> list[str]:
         return ["127.0.0.1"] if host == HOST else ["192.168.0.1"]
@@ -157,10 +162,12 @@ def test_redirects_end(certificate):
         (response(PICTURE)[:-5], "image: the host could not be reached, or did not answer as a web server does"),
     ],
 )
+@pytest.mark.abuse(9)
 def test_what_is_no_image_is_refused(certificate, answer, message):
     assert fetch(certificate, lambda _: answer)[0] == message
 
 
+@pytest.mark.abuse(9)
 def test_an_endless_body_is_cut_off(certificate):
     head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nConnection: close\r\n\r\n"
     pieces = [head, *[bytes(2**16)] * 64]
@@ -168,6 +175,7 @@ def test_an_endless_body_is_cut_off(certificate):
     assert message == "image: the host sent more than 262144 bytes (media.max_bytes)"
 
 
+@pytest.mark.abuse(9)
 def test_a_slow_host_is_given_up(certificate):
     head = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 100\r\n\r\n"
     began = time.monotonic()

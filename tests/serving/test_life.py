@@ -25,6 +25,7 @@ needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason
 @pytest.mark.vllm
 @needs_vllm
 @pytest.mark.slow
+@pytest.mark.abuse(28)
 def test_a_dead_engine_is_told_within_ten_seconds_and_ends_the_server(server_checkpoint, tmp_path):
     with serving(server_checkpoint, tmp_path, "--accept-flat") as running:
         # In passing, as starting a server takes long.

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from served import KEY, Server, about, data_uri
+from served import KEY, Server, about, children, data_uri, refused
 from tiny_models import make_panorama
 
 pytestmark = [
@@ -28,16 +28,24 @@ def message(response: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("size", [MOST_BYTES + 1, 10 * 2**20, 100 * 2**20])
+@pytest.mark.abuse(5)
 def test_a_body_that_is_too_large_is_not_read(server: Server, size):
     # Only the head is sent: the answer comes without the body.
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\n"
         connection.sendall(f"{head}Content-Type: application/json\r\nContent-Length: {size}\r\n\r\n".encode())
-        answer = connection.recv(65536).decode()
-    assert answer.startswith("HTTP/1.1 413 ")
+        began = time.monotonic()
+        answer = b""
+        while not answer.endswith(b"}}"):
+            answer += connection.recv(65536)
+        assert time.monotonic() - began < 1
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    assert head.startswith("HTTP/1.1 413 ")
+    assert json.loads(body)["error"]["code"] == 413
 
 
+@pytest.mark.abuse(5)
 def test_a_body_without_a_length_is_read_up_to_the_limit(server: Server):
     def pieces():
         for _ in range(40):
@@ -61,6 +69,7 @@ def test_one_just_within_the_limit_is_taken(server: Server):
     assert response.status_code == 200
 
 
+@pytest.mark.abuse(26)
 def test_too_many_requests_at_once_are_told_to_come_back(server: Server):
     def ask(seed: int) -> httpx.Response:
         return server.ask(about(seed % 4), max_tokens=200, ignore_eos=True)
@@ -96,6 +105,7 @@ def running(server: Server) -> float:
     return sum(map(float, re.findall(r"^vllm:num_requests_(?:running|waiting)\{.*\} ([0-9.]+)$", text, re.MULTILINE)))
 
 
+@pytest.mark.abuse(27)
 def test_a_client_that_leaves_frees_its_place(server: Server):
     body = {"messages": MESSAGES, "stream": True, "max_tokens": 900, "ignore_eos": True, "n": 8}
     with server.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -138,10 +148,14 @@ def test_a_client_that_leaves_frees_its_place(server: Server):
         ({"vllm_xargs": {}}, "vllm_xargs"),
     ],
 )
+@pytest.mark.abuse(6)
 def test_options_that_change_more_than_the_answer_are_refused(server: Server, options, parameter):
+    began = time.monotonic()
     response = server.ask("hi", **options)
-    assert response.status_code == 400
+    assert time.monotonic() - began < 1
+    refused(response)
     assert response.json()["error"]["param"] == parameter
+    assert server.ask("hi").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -164,6 +178,7 @@ def test_a_message_holds_text_and_panoramas_only(server: Server, part):
     assert "a part is" in message(server.ask([part]))
 
 
+@pytest.mark.abuse(6)
 def test_one_panorama_in_a_prompt(server: Server):
     panorama = about(0)[0]
     began = time.monotonic()
@@ -190,16 +205,39 @@ def test_other_kinds_of_bodies_are_refused(server: Server, headers):
         assert client.post("/v1/chat/completions", content=b"{}", headers=headers).status_code == 415
 
 
-def test_many_large_panoramas_at_once(server: Server):
-    large = data_uri(make_panorama(0, height=2048), "jpeg", quality=95)
+def resident_mb(server: Server) -> float:
+    """Return the memory of the server and its processes that no other process shares."""
+    total = 0.0
+    for pid in (server.process.pid, *children(server.process.pid)):
+        with open(f"/proc/{pid}/smaps_rollup") as rollup:
+            total += sum(int(line.split()[1]) / 1024 for line in rollup if line.startswith("Private"))
+    return total
 
-    def ask(number: int) -> int:
-        return server.ask(about(large, f"question {number}")).status_code
 
-    with ThreadPoolExecutor(24) as threads:
-        statuses = list(threads.map(ask, range(24)))
-    assert set(statuses) <= {200, 429}
-    assert statuses.count(200) >= 8
+@pytest.mark.abuse(26)
+def test_more_large_panoramas_at_once_than_it_takes(server: Server, record_property):
+    large = data_uri(make_panorama(0).resize((8192, 4096)), "jpeg", quality=60)
+
+    def ask(number: int) -> tuple[int, float]:
+        began = time.monotonic()
+        response = server.ask(about(large, f"question {number}"), max_tokens=1)
+        return response.status_code, time.monotonic() - began
+
+    def ask_all() -> list[tuple[int, float]]:
+        with ThreadPoolExecutor(36) as threads:
+            return list(threads.map(ask, range(36)))
+
+    ask_all()  # the first ones fill caches
+    before = resident_mb(server)
+    answers = ask_all()
+    after = resident_mb(server)
+    statuses = [status for status, _ in answers]
+    waits = sorted(wait for status, wait in answers if status == 200)
+    record_property("large panoramas", f"{len(waits)} answered, slowest {waits[-1]:.1f} s, {before:.0f}-{after:.0f} MB")
+    assert set(statuses) == {200, 429}
+    assert len(waits) >= 12
+    # Thirty-six of them decoded are 3.5 GB; what is kept of them is little.
+    assert after - before < 0.05 * before, f"{before:.0f} MB before, {after:.0f} MB after"
 
 
 def test_a_slow_body_is_given_up(monkeypatch):

@@ -30,10 +30,10 @@ def test_an_interrupted_write_keeps_the_older_file(tmp_path: Path, monkeypatch: 
 
     def half(content: object, stream: object) -> None:
         stream.write(b"PK half a file")  # type: ignore[attr-defined]
-        raise OSError("No space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt cannot be written: No space left on device$"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     monkeypatch.undo()
     assert read_checkpoint(path) == {"epoch": 1}

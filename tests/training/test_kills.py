@@ -98,6 +98,7 @@ def _check_killed_run(folder: Path, *, epochs: int, num_kills: int, seed: int) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+@pytest.mark.abuse(17, 18)
 def test_twenty_kills(tmp_path: Path) -> None:
     counts = _check_killed_run(tmp_path, epochs=5, num_kills=20, seed=2)
     print(counts)  # noqa: T201 - the numbers of this run, shown with -s

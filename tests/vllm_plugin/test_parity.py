@@ -74,6 +74,7 @@ def test_the_comparison_has_power(expected: Tokens) -> None:
 
 
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.abuse(29)
 def test_transformers_batches_do_not_change_tokens(export: Path, expected: Tokens, batch_size: int) -> None:
     generator = PanoramaGenerator.from_checkpoint(export, "transformers", device="cpu", batch_size=batch_size)
     assert answers(generator, batch_size=batch_size, num_panoramas=NUM_PANORAMAS) == expected

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cora.errors import DataError
+from cora.errors import DataError, RegistryError
 from cora.files import write_file
 from cora.registry import Registry
 
-__all__ = ["COLUMNS", "CONVERTERS", "Converted", "convert"]
+__all__ = ["COLUMNS", "CONVERTERS", "UNDOCUMENTED", "Converted", "convert"]
 
 COLUMNS = (
     *("sample_id", "url", "query", "annotation", "answer", "type", "choices", "protocol", "tolerance"),
@@ -43,6 +43,10 @@ CONVERTERS.add("panovqa", "cora.data.converters.panovqa:panovqa")
 CONVERTERS.add("quic360", "cora.data.converters.quic360:quic360")
 
 
+# Data sets that publish questions in a layout they do not describe; guessing it could give wrong scores.
+UNDOCUMENTED = ("360bench", "h-bench", "odi-bench", "omnicot", "panospace-bench")
+
+
 def convert(name: str, source: str | Path, out: str | Path) -> Converted:
     """Write the table of a published data set to `out` and return its rows.
 
@@ -52,9 +56,14 @@ def convert(name: str, source: str | Path, out: str | Path) -> Converted:
         out: A ``.csv``; image paths stay as published, for ``--image-root``.
 
     Raises:
-        RegistryError: There is no such layout.
+        RegistryError: There is no such layout, or its data set does not say what it is.
         DataError: The source is malformed (names file and row), holds no question, or the table cannot be written.
     """
+    if name in UNDOCUMENTED:
+        raise RegistryError(
+            f"the layout of the questions of {name} is not documented, so it is not guessed; write a table with the "
+            "columns image, query, answer, choices and protocol from them (docs/protocols.md)"
+        )
     converter = CONVERTERS.get(name)
     source, out = Path(source), Path(out)
     if out.suffix.lower() != ".csv":
