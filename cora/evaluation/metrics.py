@@ -6,7 +6,8 @@ A metric that cannot be computed is null with a reason; it never takes another o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -270,10 +271,29 @@ def _rouge_l(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[s
 
 
 def _cider(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
+    from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test  # type: ignore[import-untyped]
 
-    corpus, samples = Cider().compute_score(gold, hypotheses)
+    scorer = CiderScorer()
+    # Unlike the library's, it takes in no word that is looked up.
+    scorer.document_frequency = Counter()
+    # It goes over the captions twice and wants their counts, which are made each time: kept, they take 10 KB a sample.
+    scorer.crefs = _Made(lambda key: cook_refs(gold[key]), gold)
+    scorer.ctest = _Made(lambda key: cook_test(hypotheses[key][0]), gold)
+    corpus, samples = scorer.compute_score()
     return {"cider": (corpus, list(samples))}
+
+
+class _Made:
+    """A list whose items are made anew each time they are gone over."""
+
+    def __init__(self, make: Callable[[int], Any], keys: Collection[int]) -> None:
+        self._make, self._keys = make, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._make, self._keys)
 
 
 _Scorer = Callable[[CaptionScores, _Captions, _Captions], dict[str, tuple[float, list[float]]]]

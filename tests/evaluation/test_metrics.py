@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import stat
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +119,26 @@ def test_cider_of_equal_references_says_why_it_is_zero() -> None:
     scores = CORAEvaluator().score(["a red house"], [["a red house"]])
     assert scores.corpus["cider"].value == 0.0
     assert "by definition" in scores.corpus["cider"].why
+
+
+def test_cider_is_that_of_the_library_in_half_the_memory() -> None:
+    from pycocoevalcap.cider.cider import Cider
+
+    draw = random.Random(0)
+    words = [f"w{n}" for n in range(500)]
+    gold, hypotheses = ({n: [" ".join(draw.choices(words, k=12))] for n in range(300)} for _ in range(2))
+
+    def traced(score: Callable[[], Any]) -> tuple[Any, int]:
+        tracemalloc.start()
+        try:
+            return score(), tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    (corpus, samples), most = traced(lambda: Cider().compute_score(gold, hypotheses))
+    ours, peak = traced(lambda: metrics._cider(metrics.CaptionScores({}), gold, hypotheses)["cider"])
+    assert ours == (corpus, list(samples))
+    assert peak < most / 2
 
 
 def test_nothing_to_score_and_wrong_lengths() -> None:
