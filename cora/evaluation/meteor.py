@@ -59,7 +59,9 @@ def meteor_sums(
             (folder / file).write_bytes("".join(_clean(text) + "\n" for text in texts).encode("utf-8", "replace"))
         options = ["-l", "en", "-norm", "-r", str(most), "-ssOut"]
         output = java.run(
-            ["-Xmx1G", "-jar", str(jar), "answers", "references", *options], folder=folder, timeout_seconds=limit
+            ["-Xms1G", "-Xmx1G", "-jar", str(jar), "answers", "references", *options],
+            folder=folder,
+            timeout_seconds=limit,
         )
     lines = output.decode("utf-8", "replace").splitlines()
     if len(lines) != len(hypotheses):
