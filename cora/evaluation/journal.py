@@ -29,7 +29,6 @@ logger = logging.getLogger(__name__)
 
 JOURNAL_NAME = "predictions.jsonl"
 LOCK_NAME = "predictions.lock"
-_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +52,11 @@ class JournalEntry:
 
 def image_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, or its name where they cannot be read."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return f"unreadable {path}"
-    return digest.hexdigest()
 
 
 def answer_key(generator: Generator, settings: GenerationSettings, *, image: str, query: str) -> str:

@@ -215,6 +215,8 @@ class VLLMBackend:
             stop_token_ids=list(self.end_ids),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            # Made for this request alone.
+            skip_clone=True,
         )
 
     def close(self) -> None:
