@@ -216,6 +216,8 @@ def _extractor(config: CORAConfig, output_dir: Path) -> Iterator[ExtractionModel
     """Yield the model that reads what no rule can, where one is configured; it is opened before anything is asked."""
     section = config.evaluation
     if section.extraction_model is None:
+        if section.extraction_base_url is not None:
+            raise ConfigError("evaluation.extraction_base_url has no effect without evaluation.extraction_model")
         yield None
         return
     from cora.cli.settings import open_endpoint

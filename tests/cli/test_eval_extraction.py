@@ -96,3 +96,7 @@ def test_endpoint_settings_without_an_endpoint_have_no_effect_and_are_refused() 
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "endpoint.max_retries=0: only keys of" in result.stderr
+    arguments = ["--csv-input", "answers.csv", "--set", "evaluation.extraction_base_url=http://127.0.0.1:1/v1"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "no effect without evaluation.extraction_model" in result.stderr
