@@ -150,5 +150,5 @@ def device_name() -> str:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a figure depends on besides the code: processor, cores and torch."""
-    return {"device": device_name(), "cores": os.cpu_count(), "torch": torch.__version__}
+    """Return what a figure depends on besides the code: processor, cores that may be used, and torch."""
+    return {"device": device_name(), "cores": len(os.sched_getaffinity(0)), "torch": torch.__version__}

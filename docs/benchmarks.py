@@ -106,6 +106,20 @@ THROUGHPUT = {
     "equal_answers": "equal answers",
 }
 
+EVAL = {
+    "backend": "back end",
+    "cores": "cores",
+    "sequential_rps": "one by one, answers/s",
+    "cold_rps": "run",
+    "repeat_rps": "other questions",
+    "cold_ratio": "run / one by one",
+    "repeat_ratio": "other questions / one by one",
+    "equal_answers": "equal answers",
+    "metrics_s": "caption metrics s",
+    "pycocoevalcap_s": "pycocoevalcap s",
+    "rounds": "rounds",
+}
+
 SERVE = {
     "load": "load",
     "seconds": "seconds",
@@ -131,6 +145,7 @@ TABLES = {
     "scan": SCAN,
     "resampler": RESAMPLER,
     "train": TRAIN,
+    "eval": EVAL,
     "throughput": THROUGHPUT,
     "serve": SERVE,
 }

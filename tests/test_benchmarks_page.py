@@ -6,7 +6,7 @@ import importlib.util
 import json
 from pathlib import Path
 
-from cora.bench import crop, preprocess, resampler, scan, serve, throughput
+from cora.bench import crop, eval, preprocess, resampler, scan, serve, throughput
 
 
 def test_tables_are_those_of_the_results(repository: Path) -> None:
@@ -26,6 +26,7 @@ def test_results_have_the_columns_of_the_benchmarks(repository: Path) -> None:
         ("preprocess", preprocess.COLUMNS),
         ("scan", scan.COLUMNS),
         ("resampler", resampler.COLUMNS),
+        ("eval", eval.COLUMNS),
         ("throughput", throughput.COLUMNS),
         ("serve", serve.COLUMNS),
     ):
