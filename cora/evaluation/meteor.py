@@ -48,9 +48,21 @@ def meteor_sums(
         JavaFailure: The program crashed, ran out of time, or answered with another number of lines.
         BackendUnavailable: pycocoevalcap is not installed.
     """
-    most = max(map(len, references))
+    pairs = [(hypothesis, tuple(texts)) for hypothesis, texts in zip(hypotheses, references, strict=True)]
+    # Short answers repeat; equal pairs have equal counts.
+    distinct = list(dict.fromkeys(pairs))
+    counts = dict(zip(distinct, _count(distinct, java, timeout_seconds), strict=True))
+    return [counts[pair] for pair in pairs]
+
+
+def _count(
+    pairs: Sequence[tuple[str, tuple[str, ...]]], java: JavaRuntime, timeout_seconds: float | None
+) -> list[tuple[float, ...]]:
+    """Return the statistics of each pair of an answer and its references, from one run of the program."""
+    hypotheses = [hypothesis for hypothesis, _ in pairs]
+    most = max(len(texts) for _, texts in pairs)
     # The program wants as many references of every caption; a repeated one changes no maximum.
-    gold = [text for texts in references for text in (*texts, *[texts[0]] * (most - len(texts)))]
+    gold = [text for _, texts in pairs for text in (*texts, *[texts[0]] * (most - len(texts)))]
     limit = 120 + 0.02 * (len(hypotheses) + len(gold)) if timeout_seconds is None else timeout_seconds
     jar = scorer_folder() / "meteor" / "meteor-1.5.jar"
     with tempfile.TemporaryDirectory(prefix="cora-meteor-") as name:

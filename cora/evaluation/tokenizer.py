@@ -37,9 +37,11 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
-    lines = [one_line(caption) for caption in captions]
-    if not any(lines):
-        return ["" for _ in lines]
+    cleaned = [one_line(caption) for caption in captions]
+    if not any(cleaned):
+        return ["" for _ in cleaned]
+    # Short answers and the questions of a layout repeat; equal ones have equal tokens.
+    lines = list(dict.fromkeys(cleaned))
     limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
     with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
         folder = Path(name)
@@ -56,7 +58,9 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     if len(tokenized) != len(lines):
         raise JavaFailure(f"the tokeniser answered {len(lines)} captions with {len(tokenized)} lines")
     removed = frozenset(PUNCTUATIONS)
-    return [" ".join(token for token in line.split() if token not in removed) for line in tokenized]
+    kept = (" ".join(token for token in line.split() if token not in removed) for line in tokenized)
+    tokens = dict(zip(lines, kept, strict=True))
+    return [tokens[caption] for caption in cleaned]
 
 
 def jar_digest() -> str:
