@@ -1,8 +1,9 @@
 """METEOR 1.5 by its own program, on files: no pipe that fills, no protocol that a caption can put out of step.
 
-The jar and its table of paraphrases come with pycocoevalcap. It loads the table for some ten seconds, whatever the
-number of captions, and needs about 600 MB. The program counts matches; the formula stands here, so that scores of
-single samples, of corpora and of draws of a bootstrap come from the same counts.
+The jar and its table of paraphrases come with pycocoevalcap. To load the whole table takes the program some five
+seconds and 600 MB, whatever the number of captions, so it is given the part of it that matters to them. The program
+counts matches; the formula stands here, so that scores of single samples, of corpora and of draws of a bootstrap come
+from the same counts.
 
 Reference: Denkowski and Lavie, "Meteor Universal", 2014.
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cora.evaluation.java import JavaFailure, JavaRuntime
+from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
+from cora.evaluation.paraphrases import find_paraphrases
 from cora.evaluation.tokenizer import one_line, scorer_folder
 
 __all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums"]
@@ -70,11 +73,11 @@ def _count(
         for file, texts in (("answers", hypotheses), ("references", gold)):
             (folder / file).write_bytes("".join(_clean(text) + "\n" for text in texts).encode("utf-8", "replace"))
         options = ["-l", "en", "-norm", "-r", str(most), "-ssOut"]
-        output = java.run(
-            ["-Xms1G", "-Xmx1G", "-jar", str(jar), "answers", "references", *options],
-            folder=folder,
-            timeout_seconds=limit,
-        )
+        if (table := find_paraphrases()) is not None:
+            table.write_possible(chain(hypotheses, gold), folder / "paraphrases.gz")
+            options += ["-a", "paraphrases.gz"]
+        arguments = [*QUICK, "-Xmx1G", "-jar", str(jar), "answers", "references", *options]
+        output = java.run(arguments, folder=folder, timeout_seconds=limit)
     lines = output.decode("utf-8", "replace").splitlines()
     if len(lines) != len(hypotheses):
         raise JavaFailure(f"METEOR answered {len(hypotheses)} captions with {len(lines)} lines")

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cora.errors import BackendUnavailable
-from cora.evaluation.java import JavaFailure, JavaRuntime
+from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
 
 __all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", "tokenize", "tokenize_by_regex"]
 
@@ -48,7 +48,7 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
         # A lone surrogate, which JSON can smuggle in, has no UTF-8.
         (folder / "captions").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
         output = java.run(
-            ["-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
+            [*QUICK, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
             folder=folder,
             timeout_seconds=limit,
         )

@@ -19,7 +19,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line for word in [*words, "caf\u00e9", "3 000"] for line in ("0.5", word, f"the {word}")]
     with gzip.open(folder / "paraphrase-en.gz", "wt", encoding="utf-8") as stream:
         stream.write("\n".join(lines) + "\n")
-    monkeypatch.setattr(captions, "scorer_folder", lambda: tmp_path)
+    monkeypatch.setattr(captions, "paraphrase_file", lambda: folder / "paraphrase-en.gz")
     monkeypatch.setattr(captions, "_STEP", 1)
 
 
