@@ -50,11 +50,15 @@ def find_paraphrases() -> PhraseTable | None:
         return None
     logger.info("METEOR's paraphrases are read into %s, once on this machine", path)
     try:
-        with stream:
-            table = PhraseTable.read(source)
-            table.save(stream)
-        partial.replace(path)
+        table = PhraseTable.read(source)
+        try:
+            with stream:
+                table.save(stream)
+            partial.replace(path)
+        except OSError as error:
+            logger.warning("%s cannot be written, and is made again by the next run: %s", path, error)
     finally:
+        stream.close()
         partial.unlink(missing_ok=True)
     return table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import logging
 import random
@@ -115,6 +116,17 @@ def test_without_a_place_for_the_cache_the_program_has_its_whole_table(
     with caplog.at_level(logging.WARNING):
         assert find_paraphrases() is None
     assert "METEOR loads all of its paraphrases" in caplog.text
+
+    # The disk is full in the middle of it: what was read is good for this run.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(PhraseTable, "save", full)
+    assert kept(find_paraphrases(), ["many", "a lot of"], tmp_path) == [PAIRS[0], PAIRS[6]]
+    assert "No space left on device" in caplog.text
+    assert not list((tmp_path / "cache" / "cora" / "meteor").iterdir())
 
 
 @pytest.mark.real_meteor
