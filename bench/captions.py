@@ -85,8 +85,6 @@ def run(*, rounds: int = 3) -> dict[str, Any]:
         "rounds": rounds,
         "java": find_java().version,
         **environment(),
-        # Those it may use: `taskset` leaves it fewer.
-        "cores": len(os.sched_getaffinity(0)),
     }
     return {column: row[column] for column in COLUMNS}
 

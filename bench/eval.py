@@ -8,7 +8,6 @@ wrong, are as long as those it was trained on.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -115,8 +114,6 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
             **{name: captions[name] for name in ("metrics_s", "pycocoevalcap_s", "captions")},
             "rounds": rounds,
             **environment(),
-            # Those it may use: `taskset` leaves it fewer.
-            "cores": len(os.sched_getaffinity(0)),
         }
         return {column: row[column] for column in COLUMNS}
 

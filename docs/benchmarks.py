@@ -120,8 +120,6 @@ EVAL = {
     "cold_ratio": "run / one by one",
     "repeat_ratio": "other questions / one by one",
     "equal_answers": "equal answers",
-    "metrics_s": "caption metrics s",
-    "pycocoevalcap_s": "pycocoevalcap s",
     "rounds": "rounds",
 }
 
@@ -158,20 +156,6 @@ CAPTIONS = {
     "rounds": "rounds",
 }
 
-EVAL = {
-    "backend": "back end",
-    "cores": "cores",
-    "sequential_rps": "one by one",
-    "cold_rps": "answers/s",
-    "repeat_rps": "other questions",
-    "cold_ratio": "over one by one",
-    "repeat_ratio": "other questions over it",
-    "equal_answers": "equal answers",
-    "metrics_s": "caption metrics s",
-    "pycocoevalcap_s": "pycocoevalcap s",
-    "rounds": "rounds",
-}
-
 # What tells a row from another, where they are measured one by one.
 KEYS = {"captions": ("cores",), "eval": ("backend", "cores")}
 
@@ -182,10 +166,9 @@ TABLES = {
     "resampler": RESAMPLER,
     "train": TRAIN,
     "eval": EVAL,
+    "captions": CAPTIONS,
     "throughput": THROUGHPUT,
     "serve": SERVE,
-    "captions": CAPTIONS,
-    "eval": EVAL,
 }
 
 
