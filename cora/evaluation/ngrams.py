@@ -1,6 +1,6 @@
 """BLEU and CIDEr-D from n-grams that are counted for all captions at once.
 
-The values are those of pycocoevalcap, which counts one caption after the other in Python and takes ten times as long; a
+The values are those of pycocoevalcap, which counts one caption after the other and takes three to ten times as long; a
 test holds the two equal.
 
 Reference: Papineni et al., "BLEU", 2002; Vedantam et al., "CIDEr", 2015.
