@@ -8,7 +8,6 @@ wrong, are as long as those it was trained on.
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -17,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cora.bench.captions import run as time_captions
 from cora.bench.timing import environment
 from cora.bench.train import prepare
 from cora.config.manager import ConfigManager
 from cora.config.schema import CORAConfig
 from cora.data.synthetic import write_split
 from cora.data.table import Row, read_rows
-from cora.evaluation.java import find_java
-from cora.evaluation.metrics import CORAEvaluator
 from cora.evaluation.predictions import PREDICTIONS_NAME, read_predictions
 from cora.evaluation.runner import predict
 from cora.inference.generator import PanoramaGenerator
@@ -56,7 +54,6 @@ COLUMNS = (
 PANORAMAS = 20
 QUESTIONS = 3
 SOURCE_WIDTH = 2048
-CAPTIONS = 5349
 FIRST_SEED = 20_000_000
 # Enough for answers of the usual length, whatever they say.
 LANGUAGE_STEPS = 80
@@ -98,7 +95,7 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
             ]
         finally:
             generator.close()
-        ours, theirs = _caption_seconds([row.references[0] for row in rows if row.type == "describe"])
+        captions = time_captions(rounds=rounds)
         rates = {
             name: statistics.median(getattr(each, name) for each in found) for name in ("sequential", "cold", "repeat")
         }
@@ -114,9 +111,7 @@ def run(config: Path, *, backend: str = "auto", rounds: int = 3) -> dict[str, An
             "panoramas": PANORAMAS,
             "questions": QUESTIONS,
             "source_width": SOURCE_WIDTH,
-            "metrics_s": round(ours, 2),
-            "pycocoevalcap_s": round(theirs, 2),
-            "captions": CAPTIONS,
+            **{name: captions[name] for name in ("metrics_s", "pycocoevalcap_s", "captions")},
             "rounds": rounds,
             **environment(),
         }
@@ -210,38 +205,6 @@ def _measure(
     equal = sum((mine or "").strip() == theirs.strip() for mine, theirs in zip(answers, expected, strict=True))
     count = len(questions)
     return _Rates(count / sequential, count / cold, len(others) / repeat, equal / count)
-
-
-def _caption_seconds(texts: Sequence[str]) -> tuple[float, float]:
-    """Return the seconds of CORA's caption metrics and of pycocoevalcap's own way to the same ones."""
-    references = [texts[index % len(texts)] for index in range(CAPTIONS)]
-    predictions = [texts[(7 * index + 1) % len(texts)] for index in range(CAPTIONS)]
-    ours = _seconds(lambda: CORAEvaluator().score(predictions, [[text] for text in references]))
-    return ours, _seconds(lambda: _pycocoevalcap(predictions, references))
-
-
-def _pycocoevalcap(predictions: Sequence[str], references: Sequence[str]) -> None:
-    """Compute all but SPICE as its own example does: the tokeniser, then one scorer after the other."""
-    from pycocoevalcap.bleu.bleu import Bleu  # type: ignore[import-untyped]  # has no types
-    from pycocoevalcap.cider.cider import Cider  # type: ignore[import-untyped]  # has no types
-    from pycocoevalcap.meteor.meteor import Meteor  # type: ignore[import-untyped]  # has no types
-    from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer  # type: ignore[import-untyped]  # has no types
-
-    before = os.environ["PATH"]
-    # It knows no other way to find Java.
-    os.environ["PATH"] = f"{find_java().path.parent}{os.pathsep}{before}"
-    try:
-        gold, answers = (
-            PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(captions)})
-            for captions in (references, predictions)
-        )
-        Bleu(4).compute_score(gold, answers, verbose=0)
-        Meteor().compute_score(gold, answers)
-    finally:
-        os.environ["PATH"] = before
-    Rouge().compute_score(gold, answers)
-    Cider().compute_score(gold, answers)
 
 
 def _seconds(function: Callable[[], Any]) -> float:

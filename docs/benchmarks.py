@@ -1,12 +1,17 @@
 """Fills the tables of docs/benchmarks.md from the results under bench/results, so that they cannot drift apart.
 
 python docs/benchmarks.py
+
+A benchmark that is measured row by row puts its rows there by itself; a row takes the place of the one it repeats:
+
+cora-bench captions --json | python docs/benchmarks.py captions "commit ..., date; ..."
 """
 
 from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +120,6 @@ EVAL = {
     "cold_ratio": "run / one by one",
     "repeat_ratio": "other questions / one by one",
     "equal_answers": "equal answers",
-    "metrics_s": "caption metrics s",
-    "pycocoevalcap_s": "pycocoevalcap s",
     "rounds": "rounds",
 }
 
@@ -139,6 +142,23 @@ SERVE = {
     "memory_drift": "drift",
 }
 
+CAPTIONS = {
+    "cores": "cores",
+    "captions": "captions",
+    "distinct": "distinct texts",
+    "vocabulary": "different words",
+    "words": "words each",
+    "metrics_s": "seconds",
+    "pycocoevalcap_s": "pycocoevalcap",
+    "ratio": "ratio",
+    "once_s": "once",
+    "largest_difference": "largest difference",
+    "rounds": "rounds",
+}
+
+# What tells a row from another, where they are measured one by one.
+KEYS = {"captions": ("cores",), "eval": ("backend", "cores")}
+
 TABLES = {
     "crop": CROP,
     "preprocess": PREPROCESS,
@@ -146,6 +166,7 @@ TABLES = {
     "resampler": RESAMPLER,
     "train": TRAIN,
     "eval": EVAL,
+    "captions": CAPTIONS,
     "throughput": THROUGHPUT,
     "serve": SERVE,
 }
@@ -182,5 +203,17 @@ def filled(page: str) -> str:
     return page
 
 
+def add_row(path: Path, row: dict[str, Any], keys: tuple[str, ...], provenance: str) -> None:
+    """Put a row into a file of results, for the one that it repeats or as the last one."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    places = [place for place, other in enumerate(rows) if all(other[key] == row[key] for key in keys)]
+    rows[slice(places[0], places[0] + 1) if places else slice(len(rows), None)] = [row]
+    path.write_text(json.dumps({"provenance": provenance, "rows": rows}, indent=1) + "\n")
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        name, provenance = sys.argv[1:]
+        row = json.loads(sys.stdin.read().splitlines()[-1])
+        add_row(ROOT / "bench" / "results" / f"{name}.json", row, KEYS[name], provenance)
     PAGE.write_text(filled(PAGE.read_text()))

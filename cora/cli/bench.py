@@ -136,6 +136,19 @@ def evaluation(config: Path, backend: str, rounds: int, as_json: bool) -> None:
         click.echo(json.dumps(row))
 
 
+@main.command("captions")
+@click.option("--rounds", metavar="N", type=click.IntRange(min=1), default=3, show_default=True, help="Timed calls.")
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON document.")
+def captions(rounds: int, as_json: bool) -> None:
+    """Time all caption metrics but SPICE beside pycocoevalcap."""
+    from cora.bench.captions import run
+
+    row = run(rounds=rounds)
+    _print([row], "captions distinct vocabulary metrics_s pycocoevalcap_s ratio cores", False, lambda: None)
+    if as_json:
+        click.echo(json.dumps(row))
+
+
 @main.command("train")
 @_CONFIG
 @click.option("--samples", metavar="N", type=click.IntRange(min=1), default=64, show_default=True, help="Panoramas.")

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from cora.errors import BackendUnavailable
 
-__all__ = ["HOW_TO_GET_JAVA", "JavaFailure", "JavaRuntime", "find_java"]
+__all__ = ["HOW_TO_GET_JAVA", "QUICK", "JavaFailure", "JavaRuntime", "find_java"]
 
 HOW_TO_GET_JAVA = "pip install 'cora-panorama[java]' (or any Java 8+, named by CORA_JAVA, JAVA_HOME or PATH)"
+# Options of programs that run for seconds: to compile their code in full takes longer than it saves, and one thread is
+# enough to collect their garbage. A Java that lacks an option does without it.
+QUICK = ("-XX:+IgnoreUnrecognizedVMOptions", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 _PROBE_SECONDS = 60
 # A decimal comma or another character set in the user's locale must not reach the scores.
 _PINNED = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
@@ -43,7 +46,7 @@ class JavaRuntime:
         """Return what a program wrote to its standard output.
 
         Args:
-            arguments: What follows ``java``, the pinned locale and the options for this machine.
+            arguments: What follows ``java`` and the pinned locale.
             folder: Existing folder for the output files, so that no pipe can fill and stall the program.
             timeout_seconds: Time after which it is killed.
 
@@ -54,7 +57,7 @@ class JavaRuntime:
         with out.open("wb") as stdout, err.open("wb") as stderr:
             try:
                 done = subprocess.run(
-                    [str(self.path), *_PINNED, *_tuning(), *arguments],
+                    [str(self.path), *_PINNED, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=stdout,
                     stderr=stderr,
@@ -69,17 +72,6 @@ class JavaRuntime:
         if done.returncode != 0:
             raise JavaFailure(f"{self.path} ended with code {done.returncode}{_tail(err)}")
         return out.read_bytes()
-
-
-def _tuning() -> tuple[str, ...]:
-    """Return options for programs that run for seconds, as METEOR does, which reads a table of 5 million lines."""
-    # On one core compiling in full takes longer than it saves. On several, another one collects the garbage.
-    options = (
-        ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-        if len(os.sched_getaffinity(0)) == 1
-        else ("-XX:+UseParallelGC",)
-    )
-    return ("-XX:+IgnoreUnrecognizedVMOptions", *options)
 
 
 def find_java(option: str | Path | None = None) -> JavaRuntime:

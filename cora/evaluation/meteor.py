@@ -1,8 +1,9 @@
 """METEOR 1.5 by its own program, on files: no pipe that fills, no protocol that a caption can put out of step.
 
-The jar and its table of paraphrases come with pycocoevalcap. It loads the table for some ten seconds, whatever the
-number of captions, and needs about 600 MB. The program counts matches; the formula stands here, so that scores of
-single samples, of corpora and of draws of a bootstrap come from the same counts.
+The jar and its table of paraphrases come with pycocoevalcap. To load the whole table takes the program some five
+seconds and 600 MB, whatever the number of captions, so it is given the part of it that matters to them. The program
+counts matches; the formula stands here, so that scores of single samples, of corpora and of draws of a bootstrap come
+from the same counts.
 
 Reference: Denkowski and Lavie, "Meteor Universal", 2014.
 """
@@ -11,10 +12,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cora.evaluation.java import JavaFailure, JavaRuntime
+from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
+from cora.evaluation.paraphrases import find_paraphrases
 from cora.evaluation.tokenizer import one_line, scorer_folder
 
 __all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums"]
@@ -48,9 +51,21 @@ def meteor_sums(
         JavaFailure: The program crashed, ran out of time, or answered with another number of lines.
         BackendUnavailable: pycocoevalcap is not installed.
     """
-    most = max(map(len, references))
+    pairs = [(hypothesis, tuple(texts)) for hypothesis, texts in zip(hypotheses, references, strict=True)]
+    # Short answers repeat; equal pairs have equal counts.
+    distinct = list(dict.fromkeys(pairs))
+    counts = dict(zip(distinct, _count(distinct, java, timeout_seconds), strict=True))
+    return [counts[pair] for pair in pairs]
+
+
+def _count(
+    pairs: Sequence[tuple[str, tuple[str, ...]]], java: JavaRuntime, timeout_seconds: float | None
+) -> list[tuple[float, ...]]:
+    """Return the statistics of each pair of an answer and its references, from one run of the program."""
+    hypotheses = [hypothesis for hypothesis, _ in pairs]
+    most = max(len(texts) for _, texts in pairs)
     # The program wants as many references of every caption; a repeated one changes no maximum.
-    gold = [text for texts in references for text in (*texts, *[texts[0]] * (most - len(texts)))]
+    gold = [text for _, texts in pairs for text in (*texts, *[texts[0]] * (most - len(texts)))]
     limit = 120 + 0.02 * (len(hypotheses) + len(gold)) if timeout_seconds is None else timeout_seconds
     jar = scorer_folder() / "meteor" / "meteor-1.5.jar"
     with tempfile.TemporaryDirectory(prefix="cora-meteor-") as name:
@@ -58,11 +73,11 @@ def meteor_sums(
         for file, texts in (("answers", hypotheses), ("references", gold)):
             (folder / file).write_bytes("".join(_clean(text) + "\n" for text in texts).encode("utf-8", "replace"))
         options = ["-l", "en", "-norm", "-r", str(most), "-ssOut"]
-        output = java.run(
-            ["-Xms1G", "-Xmx1G", "-jar", str(jar), "answers", "references", *options],
-            folder=folder,
-            timeout_seconds=limit,
-        )
+        if (table := find_paraphrases()) is not None:
+            table.write_possible(chain(hypotheses, gold), folder / "paraphrases.gz")
+            options += ["-a", "paraphrases.gz"]
+        arguments = [*QUICK, "-Xmx1G", "-jar", str(jar), "answers", "references", *options]
+        output = java.run(arguments, folder=folder, timeout_seconds=limit)
     lines = output.decode("utf-8", "replace").splitlines()
     if len(lines) != len(hypotheses):
         raise JavaFailure(f"METEOR answered {len(hypotheses)} captions with {len(lines)} lines")

@@ -6,8 +6,7 @@ A metric that cannot be computed is null with a reason; it never takes another o
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +17,8 @@ from cora.errors import BackendUnavailable, ConfigError, did_you_mean
 from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import HOW_TO_GET_JAVA, JavaFailure, JavaRuntime, find_java
 from cora.evaluation.meteor import meteor_from_sums, score_meteor
+from cora.evaluation.ngrams import NGrams
+from cora.evaluation.rouge import rouge_l
 from cora.evaluation.spice import score_spice
 from cora.evaluation.spice_files import HOW_TO_GET_SPICE
 from cora.evaluation.tokenizer import PTB_NAME, REGEX_NAME, jar_digest, tokenize, tokenize_by_regex
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider", "spice")
 Tokenizer = Literal["ptb", "regex"]
+_PART = 2**14
 _HOW = {"meteor": HOW_TO_GET_JAVA, "spice": HOW_TO_GET_SPICE}
 
 # Sample -> its tokenised captions; the key is the position of the sample, never the image, which has many questions.
@@ -254,46 +256,27 @@ def _caveat(name: str, gold: Mapping[int, Sequence[str]], tokenizer: Tokenizer) 
 def _bleu(found: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
     """Return BLEU and keep the statistics behind it, which are counted once; see `bleu_from_sums`."""
     import numpy as np
-    from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test  # type: ignore[import-untyped]  # has no types
 
-    counts = (cook_test(hypotheses[key][0], cook_refs(texts), eff="closest") for key, texts in gold.items())
-    found.bleu_sums.extend((*each["correct"], *each["guess"], each["testlen"], each["reflen"]) for each in counts)
-    sums = np.asarray(found.bleu_sums, dtype=np.float64)
+    # In parts, because counts take 3 KB a sample while they are made.
+    parts = (list(gold)[start : start + _PART] for start in range(0, len(gold), _PART))
+    sums = np.concatenate([_ngrams({key: gold[key] for key in part}, hypotheses).bleu_sums() for part in parts])
+    found.bleu_sums.extend(map(tuple, sums.tolist()))
     total = sums.sum(axis=0, keepdims=True)
     return {f"bleu_{n}": (bleu_from_sums(total, n)[0], list(bleu_from_sums(sums, n))) for n in (1, 2, 3, 4)}
 
 
 def _rouge_l(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.rouge.rouge import Rouge  # type: ignore[import-untyped]  # has no types
-
-    corpus, samples = Rouge().compute_score(gold, hypotheses)
-    return {"rouge_l": (corpus, list(samples))}
+    samples = [rouge_l(hypotheses[key][0], texts) for key, texts in gold.items()]
+    return {"rouge_l": (sum(samples) / len(samples), samples)}
 
 
 def _cider(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    from pycocoevalcap.cider.cider_scorer import CiderScorer, cook_refs, cook_test  # type: ignore[import-untyped]
-
-    scorer = CiderScorer()
-    # Unlike the library's, it takes in no word that is looked up.
-    scorer.document_frequency = Counter()
-    # It goes over the captions twice and wants their counts, which are made each time: kept, they take 10 KB a sample.
-    scorer.crefs = _Made(lambda key: cook_refs(gold[key]), gold)
-    scorer.ctest = _Made(lambda key: cook_test(hypotheses[key][0]), gold)
-    corpus, samples = scorer.compute_score()
-    return {"cider": (corpus, list(samples))}
+    samples = _ngrams(gold, hypotheses).cider()
+    return {"cider": (samples.mean(), list(samples))}
 
 
-class _Made:
-    """A list whose items are made anew each time they are gone over."""
-
-    def __init__(self, make: Callable[[int], Any], keys: Collection[int]) -> None:
-        self._make, self._keys = make, keys
-
-    def __len__(self) -> int:
-        return len(self._keys)
-
-    def __iter__(self) -> Iterator[Any]:
-        return map(self._make, self._keys)
+def _ngrams(gold: _Captions, hypotheses: _Captions) -> NGrams:
+    return NGrams([hypotheses[key][0] for key in gold], list(gold.values()))
 
 
 _Scorer = Callable[[CaptionScores, _Captions, _Captions], dict[str, tuple[float, list[float]]]]

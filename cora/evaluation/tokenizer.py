@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from cora.errors import BackendUnavailable
-from cora.evaluation.java import JavaFailure, JavaRuntime
+from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
 
 __all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", "tokenize", "tokenize_by_regex"]
 
@@ -37,16 +37,18 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
-    lines = [one_line(caption) for caption in captions]
-    if not any(lines):
-        return ["" for _ in lines]
+    cleaned = [one_line(caption) for caption in captions]
+    if not any(cleaned):
+        return ["" for _ in cleaned]
+    # Short answers and the questions of a layout repeat; equal ones have equal tokens.
+    lines = list(dict.fromkeys(cleaned))
     limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
     with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
         folder = Path(name)
         # A lone surrogate, which JSON can smuggle in, has no UTF-8.
         (folder / "captions").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
         output = java.run(
-            ["-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
+            [*QUICK, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
             folder=folder,
             timeout_seconds=limit,
         )
@@ -56,7 +58,9 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     if len(tokenized) != len(lines):
         raise JavaFailure(f"the tokeniser answered {len(lines)} captions with {len(tokenized)} lines")
     removed = frozenset(PUNCTUATIONS)
-    return [" ".join(token for token in line.split() if token not in removed) for line in tokenized]
+    kept = (" ".join(token for token in line.split() if token not in removed) for line in tokenized)
+    tokens = dict(zip(lines, kept, strict=True))
+    return [tokens[caption] for caption in cleaned]
 
 
 def jar_digest() -> str:

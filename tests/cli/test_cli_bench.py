@@ -104,6 +104,22 @@ def test_eval_ends_with_one_document(monkeypatch):
     assert calls[0][1] == {"backend": "vllm", "rounds": 2}
 
 
+def test_captions_end_with_one_document(monkeypatch):
+    row = {
+        "captions": 5349,
+        "distinct": 10698,
+        "vocabulary": 8000,
+        "metrics_s": 4.0,
+        "pycocoevalcap_s": 8.0,
+        "ratio": 2.0,
+        **COMMON,
+    }
+    monkeypatch.setattr("cora.bench.captions.run", lambda rounds: row if rounds == 2 else None)
+    lines = CliRunner().invoke(main, ["captions", "--rounds", "2", "--json"]).stdout.splitlines()
+    assert json.loads(lines[-1]) == row
+    assert lines[1].split() == ["5349", "10698", "8000", "4.0", "8.0", "2.0", "2"]
+
+
 def test_a_width_that_is_none_is_refused():
     result = CliRunner().invoke(main, ["crop", "--width", "1000"])
     assert result.exit_code == 2

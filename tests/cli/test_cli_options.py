@@ -13,6 +13,7 @@ from cora.cli.main import COMMANDS, main
 # To add an option: add it here, in the documentation and in the changelog. To remove or rename one: deprecate it first.
 OPTIONS = {
     "ask": {"--backend", "--checkpoint", "--debug", "--help", "--max-tokens", "--model", "--url"},
+    "bench captions": {"--debug", "--help", "--json", "--rounds"},
     "bench crop": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},
     "bench eval": {"--backend", "--config", "--debug", "--help", "--json", "--rounds"},
     "bench preprocess": {"--chart", "--debug", "--help", "--json", "--rounds", "--size", "--threads", "--width"},

@@ -73,7 +73,10 @@ def test_no_caption_puts_meteor_out_of_step() -> None:
         ["one dog", "a small dog"],
     ]
     java = find_java()
-    scores = meteor_from_sums(meteor_sums([*hostile, *plain], references, java))
+    # The last one again: equal pairs go to the program once.
+    scores = meteor_from_sums(meteor_sums([*hostile, *plain, plain[1]], [*references, references[5]], java))
+    assert len(scores) == 7
+    assert scores[6] == scores[5]
     assert (scores[2], scores[5]) == (0.0, 1.0)
     assert scores[1] == pytest.approx(1.0)
     assert 0.3 < scores[4] < 1.0
@@ -89,7 +92,10 @@ def test_no_caption_puts_meteor_out_of_step() -> None:
     ],
 )
 @pytest.mark.abuse(21)
-def test_a_meteor_that_crashes_hangs_or_miscounts(tmp_path: Path, script: str, why: str) -> None:
+def test_a_meteor_that_crashes_hangs_or_miscounts(
+    tmp_path: Path, script: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cora.evaluation.meteor.find_paraphrases", lambda: None)
     with pytest.raises(JavaFailure, match=why):
         score_meteor(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1)
 

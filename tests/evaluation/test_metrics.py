@@ -121,12 +121,20 @@ def test_cider_of_equal_references_says_why_it_is_zero() -> None:
     assert "by definition" in scores.corpus["cider"].why
 
 
-def test_cider_is_that_of_the_library_in_half_the_memory() -> None:
+def test_scores_are_those_of_the_library_and_cider_takes_half_its_memory() -> None:
+    from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
 
     draw = random.Random(0)
-    words = [f"w{n}" for n in range(500)]
-    gold, hypotheses = ({n: [" ".join(draw.choices(words, k=12))] for n in range(300)} for _ in range(2))
+    # Few words for many repeats, none at all, one, and up to four references.
+    words = [f"w{n}" for n in range(40)]
+
+    def caption() -> str:
+        return " ".join(draw.choices(words[: draw.choice([2, 40])], k=draw.choice([0, 1, 2, 3, 8, 30])))
+
+    gold = {n: [caption() for _ in range(draw.choice([1, 1, 2, 4]))] for n in range(300)}
+    hypotheses = {n: [caption()] for n in gold}
 
     def traced(score: Callable[[], Any]) -> tuple[Any, int]:
         tracemalloc.start()
@@ -135,10 +143,20 @@ def test_cider_is_that_of_the_library_in_half_the_memory() -> None:
         finally:
             tracemalloc.stop()
 
+    found = metrics.CaptionScores({})
     (corpus, samples), most = traced(lambda: Cider().compute_score(gold, hypotheses))
-    ours, peak = traced(lambda: metrics._cider(metrics.CaptionScores({}), gold, hypotheses)["cider"])
-    assert ours == (corpus, list(samples))
+    (ours, our_samples), peak = traced(lambda: metrics._cider(found, gold, hypotheses)["cider"])
+    assert ours == pytest.approx(corpus, abs=1e-12)
+    assert our_samples == pytest.approx(samples, abs=1e-12)
     assert peak < most / 2
+    corpora, each = Bleu(4).compute_score(gold, hypotheses, verbose=0)
+    for n, (ours, our_samples) in enumerate(metrics._bleu(found, gold, hypotheses).values()):
+        assert ours == pytest.approx(corpora[n], abs=1e-12)
+        assert our_samples == pytest.approx(each[n], abs=1e-12)
+    corpus, samples = Rouge().compute_score(gold, hypotheses)
+    ours, our_samples = metrics._rouge_l(found, gold, hypotheses)["rouge_l"]
+    assert ours == pytest.approx(corpus, abs=1e-12)
+    assert our_samples == list(samples)
 
 
 def test_nothing_to_score_and_wrong_lengths() -> None:
