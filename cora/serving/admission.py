@@ -80,15 +80,19 @@ class Admission:
         try:
             body = self._rules.applied(scope["path"], await request.read(Headers(scope=scope)))
             await self._app(scope, _replaying(body, receive), send)
+            return
         except _Refused as refused:
-            await refusal(refused.status, str(refused), headers=refused.headers)(scope, receive, send)
+            reply = refusal(refused.status, str(refused), headers=refused.headers)
         except RequestRefused as refused:
-            await refusal(400, str(refused), parameter=refused.parameter)(scope, receive, send)
+            reply = refusal(400, str(refused), parameter=refused.parameter)
         except _Gone:
             logger.debug("a client went before its request was there")
+            return
         finally:
             traffic.num_requests -= 1
             traffic.num_bytes -= request.num_bytes
+        # It counts no longer, however long the client takes to send what nobody keeps.
+        await reply(scope, receive, send)
 
 
 class _Refused(Exception):

@@ -21,6 +21,7 @@ from cora.processors.images import PanoramaImageProcessor
 from cora.serving.access import Gatekeeper
 from cora.serving.admission import Admission, Traffic
 from cora.serving.engine import Served
+from cora.serving.lingering import Lingering
 from cora.serving.replies import refusal
 from cora.serving.rules import CHAT, COMPLETIONS, RequestRules
 from cora.serving.scrubbing import Scrubber
@@ -89,7 +90,7 @@ async def build_application(
     outer.state.image_processor = processor
     outer.state.limits = config.limits
     gated = Gatekeeper(outer, api_key=api_key, public=public, any_host=any_host)
-    return Scrubber(gated), processor
+    return Lingering(Scrubber(gated)), processor
 
 
 class _Forward:
