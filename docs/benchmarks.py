@@ -151,7 +151,6 @@ CAPTIONS = {
     "metrics_s": "seconds",
     "pycocoevalcap_s": "pycocoevalcap",
     "ratio": "ratio",
-    "once_s": "once",
     "largest_difference": "largest difference",
     "rounds": "rounds",
 }

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_meteor() -> Iterator[Any]:
-    """Put matching words in the place of METEOR's program, which loads a table for ten seconds at each start."""
+    """Put matching words in the place of METEOR's program, which takes seconds at each start."""
     from cora.evaluation import metrics
 
     def matching_words(gold: Any, hypotheses: Any, java: object, limit: object) -> Any:
@@ -69,8 +69,6 @@ def _real_meteor(request: pytest.FixtureRequest, _quick_meteor: Any, monkeypatch
         from cora.evaluation import metrics
 
         monkeypatch.setitem(metrics._PROGRAMS, "meteor", _quick_meteor)
-        # Kept between runs: to read its table of paraphrases takes ten seconds.
-        monkeypatch.setenv("XDG_CACHE_HOME", str(ROOT / ".cache"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
-from cora.evaluation.paraphrases import find_paraphrases
+from cora.evaluation.paraphrases import write_possible
 from cora.evaluation.tokenizer import one_line, scorer_folder
 
 __all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums"]
@@ -73,8 +73,7 @@ def _count(
         for file, texts in (("answers", hypotheses), ("references", gold)):
             (folder / file).write_bytes("".join(_clean(text) + "\n" for text in texts).encode("utf-8", "replace"))
         options = ["-l", "en", "-norm", "-r", str(most), "-ssOut"]
-        if (table := find_paraphrases()) is not None:
-            table.write_possible(chain(hypotheses, gold), folder / "paraphrases.gz")
+        if write_possible(chain(hypotheses, gold), folder / "paraphrases.gz"):
             options += ["-a", "paraphrases.gz"]
         arguments = [*QUICK, "-Xmx1G", "-jar", str(jar), "answers", "references", *options]
         output = java.run(arguments, folder=folder, timeout_seconds=limit)

@@ -1,80 +1,90 @@
-"""METEOR's table of paraphrases, read once on a machine and kept in the user's cache in a form that is quick to search.
+"""Those of METEOR's five million paraphrases that its captions can have in common.
 
-The program loads its table before it starts, and most of its time goes into five million paraphrases of which the
-captions contain few. Given those alone it counts the same.
+The program loads its table before it starts, and for a few thousand captions most of its time goes there. Without the
+phrases that are in no caption it counts the same.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import zipfile
+import gzip
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cora.evaluation.tokenizer import scorer_folder
 
-if TYPE_CHECKING:
-    from cora.evaluation.phrases import PhraseTable
+__all__ = ["LONGEST", "MOST_PHRASES", "paraphrase_file", "write_possible"]
 
-__all__ = ["find_paraphrases", "paraphrase_file"]
+# Words of the table's longest phrase.
+LONGEST = 7
+# Of more captions than have so many, 300 MB, the program takes longer than to load its table.
+MOST_PHRASES = 2_000_000
+_BLOCK = 2**22
+_WORD = re.compile(r"[a-z0-9]+")
+_DOT_INSIDE = re.compile(r"(?<=[a-z0-9])\.(?=[a-z0-9])")
+# No phrase of the table has a dot; probabilities do.
+_PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789 .\n"
+_MARKS = bytes(32 if byte in _PLAIN else 33 for byte in range(256))
 
-logger = logging.getLogger(__name__)
 
-# Of what is in the file.
-_VERSION = 1
+def write_possible(captions: Iterable[str], target: Path) -> bool:
+    """Write the paraphrases that two of the captions can have in common, as the table has them and in its order.
 
-
-def find_paraphrases() -> PhraseTable | None:
-    """Return the table, from the cache where it is there, or None where there is no place to keep it.
-
-    Raises:
-        OSError: pycocoevalcap is there without its table.
+    Returns:
+        Whether they were written; captions with more than `MOST_PHRASES` take the whole table.
     """
-    from cora.evaluation.phrases import PhraseTable
-
-    source = paraphrase_file()
-    path = _cache_folder() / f"paraphrases-{_VERSION}-{_digest(source)}.npz"
-    try:
-        return PhraseTable.load(path)
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        logger.warning("%s is damaged (%s) and made again", path, error)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = partial.open("wb")
-    except OSError as error:
-        logger.warning("METEOR loads all of its paraphrases, which takes longer: %s cannot be written: %s", path, error)
-        return None
-    logger.info("METEOR's paraphrases are read into %s, once on this machine", path)
-    try:
-        table = PhraseTable.read(source)
-        try:
-            with stream:
-                table.save(stream)
-            partial.replace(path)
-        except OSError as error:
-            logger.warning("%s cannot be written, and is made again by the next run: %s", path, error)
-    finally:
-        stream.close()
-        partial.unlink(missing_ok=True)
-    return table
+    possible = _phrases(captions)
+    if possible is None:
+        return False
+    with gzip.open(paraphrase_file()) as source, gzip.open(target, "wb", compresslevel=0) as kept:
+        rest = b""
+        while block := source.read(_BLOCK):
+            lines = (rest + block).split(b"\n")
+            end = (len(lines) - 1) // 3 * 3
+            # What METEOR makes of other signs than letters and digits is its own affair: those phrases stay.
+            possible.update(_odd_lines(rest + block))
+            entries = zip(lines[:end:3], lines[1:end:3], lines[2:end:3], strict=True)
+            found = [entry for entry in entries if entry[1] in possible and entry[2] in possible]
+            kept.write(b"".join(b"%s\n%s\n%s\n" % entry for entry in found))
+            rest = b"\n".join(lines[end:])
+    return True
 
 
 def paraphrase_file() -> Path:
-    """Return METEOR's table, compressed, which comes with pycocoevalcap."""
+    """Return METEOR's table, compressed, which comes with pycocoevalcap: probability, phrase and paraphrase in turn."""
     return scorer_folder() / "meteor" / "data" / "paraphrase-en.gz"
 
 
-def _cache_folder() -> Path:
-    cache_home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache_home).expanduser() / "cora" / "meteor"
+def _phrases(captions: Iterable[str]) -> set[bytes] | None:
+    """Return all runs of words that METEOR can see in captions and maybe some more, or None where they are too many."""
+    found: set[bytes] = set()
+    for run in chain.from_iterable(map(_runs, captions)):
+        for start in range(len(run)):
+            phrase = run[start]
+            found.add(phrase)
+            for word in run[start + 1 : start + LONGEST]:
+                phrase += b" " + word
+                found.add(phrase)
+        if len(found) > MOST_PHRASES:
+            return None
+    return found
 
 
-def _digest(path: Path) -> str:
-    """Return what a gzip file ends with, the checksum and the length of its content, without reading it."""
-    with path.open("rb") as stream:
-        stream.seek(-8, os.SEEK_END)
-        return stream.read().hex()
+def _runs(caption: str) -> Iterator[list[bytes]]:
+    """Yield the words of a caption as METEOR sees them: runs of letters from a to z and digits.
+
+    Everything else it puts between words or takes for a word; but a dot within a word may join its parts. The caption
+    is in lower case by all of Unicode first: there are other capitals of i and k.
+    """
+    text = caption.lower()
+    yield [word.encode() for word in _WORD.findall(text)]
+    if "." in text:
+        yield [word.encode() for word in _WORD.findall(_DOT_INSIDE.sub("", text))]
+
+
+def _odd_lines(block: bytes) -> Iterator[bytes]:
+    """Yield the lines that have other signs than plain ones."""
+    for found in re.finditer(b"!+", block.translate(_MARKS)):
+        end = block.find(b"\n", found.end())
+        yield block[block.rfind(b"\n", 0, found.start()) + 1 : end if end >= 0 else len(block)]

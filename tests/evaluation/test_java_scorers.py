@@ -95,7 +95,7 @@ def test_no_caption_puts_meteor_out_of_step() -> None:
 def test_a_meteor_that_crashes_hangs_or_miscounts(
     tmp_path: Path, script: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cora.evaluation.meteor.find_paraphrases", lambda: None)
+    monkeypatch.setattr("cora.evaluation.meteor.write_possible", lambda *_: False)
     with pytest.raises(JavaFailure, match=why):
         score_meteor(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1)
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
-import logging
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ import pytest
 from cora.evaluation import meteor, paraphrases
 from cora.evaluation.java import find_java
 from cora.evaluation.meteor import meteor_sums
-from cora.evaluation.paraphrases import find_paraphrases
-from cora.evaluation.phrases import PhraseTable
+from cora.evaluation.paraphrases import LONGEST, paraphrase_file, write_possible
 
 PAIRS = [
     ("a lot of", "many"),
@@ -30,18 +28,21 @@ PAIRS = [
 ]
 
 
-def write_table(path: Path, pairs: list[tuple[str, str]] = PAIRS) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as stream:
-        stream.write("".join(f"0.25\n{phrase}\n{paraphrase}\n" for phrase, paraphrase in pairs))
-    return path
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], list[tuple[str, str]]]:
+    """What is kept of `PAIRS` for some captions."""
+    table, target = tmp_path / "table.gz", tmp_path / "kept.gz"
+    text = "".join(f"0.25\n{phrase}\n{paraphrase}\n" for phrase, paraphrase in PAIRS)
+    table.write_bytes(gzip.compress(text.encode()))
+    monkeypatch.setattr(paraphrases, "paraphrase_file", lambda: table)
 
+    def keep(captions: list[str]) -> list[tuple[str, str]]:
+        assert write_possible(captions, target)
+        lines = gzip.decompress(target.read_bytes()).decode().splitlines()
+        assert set(lines[::3]) <= {"0.25"}
+        return list(zip(lines[1::3], lines[2::3], strict=True))
 
-def kept(table: PhraseTable, captions: list[str], folder: Path) -> list[tuple[str, str]]:
-    count = table.write_possible(captions, folder / "kept.gz")
-    lines = gzip.decompress((folder / "kept.gz").read_bytes()).decode().splitlines()
-    assert lines[::3] == ["1"] * count
-    return list(zip(lines[1::3], lines[2::3], strict=True))
+    return keep
 
 
 @pytest.mark.parametrize(
@@ -61,81 +62,34 @@ def kept(table: PhraseTable, captions: list[str], folder: Path) -> list[tuple[st
         ([], []),
     ],
 )
+@pytest.mark.parametrize("block", [1, 50, 2**22])
 def test_what_captions_can_have_in_common_is_kept_in_order(
-    captions: list[str], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kept: Callable[[list[str]], list[tuple[str, str]]],
+    captions: list[str],
+    expected: list[int],
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Parts of a few entries.
-    monkeypatch.setattr("cora.evaluation.phrases._BLOCK", 50)
-    monkeypatch.setattr("cora.evaluation.phrases._PHRASES", 3)
-    monkeypatch.setattr("cora.evaluation.phrases._CAPTIONS", 2)
-    table = PhraseTable.read(write_table(tmp_path / "table.gz"))
-    assert kept(table, captions, tmp_path) == [PAIRS[number] for number in expected]
+    monkeypatch.setattr(paraphrases, "_BLOCK", block)
+    assert kept(captions) == [PAIRS[number] for number in expected]
 
 
-def test_a_table_with_other_spaces_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="other spaces"):
-        PhraseTable.read(write_table(tmp_path / "table.gz", [("a  b", "c")]))
-
-
-def test_the_table_is_kept_in_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = write_table(tmp_path / "scorers" / "meteor" / "data" / "paraphrase-en.gz")
-    monkeypatch.setattr(paraphrases, "scorer_folder", lambda: tmp_path / "scorers")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    captions = ["a lot of people", "so many people"]
-    first = kept(find_paraphrases(), captions, tmp_path)
-    (path,) = (tmp_path / "cache" / "cora" / "meteor").iterdir()
-
-    monkeypatch.setattr(PhraseTable, "read", lambda _: pytest.fail("it was read again"))
-    assert kept(find_paraphrases(), captions, tmp_path) == first == [PAIRS[0], PAIRS[6]]
-    monkeypatch.undo()
-    monkeypatch.setattr(paraphrases, "scorer_folder", lambda: tmp_path / "scorers")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    content = path.read_bytes()
-    for damaged in (content[:-40], content.replace(b"many", b"mony"), b""):
-        path.write_bytes(damaged)
-        assert kept(find_paraphrases(), captions, tmp_path) == first
-        assert path.read_bytes() == content
-    assert caplog.text.count("is damaged") == 3
-
-    # Another table is another file.
-    write_table(source, [("a lot of", "many")])
-    assert kept(find_paraphrases(), captions, tmp_path) == [PAIRS[0]]
-    assert len(list(path.parent.iterdir())) == 2
-
-
-def test_without_a_place_for_the_cache_the_program_has_its_whole_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_table(tmp_path / "meteor" / "data" / "paraphrase-en.gz")
-    monkeypatch.setattr(paraphrases, "scorer_folder", lambda: tmp_path)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with caplog.at_level(logging.WARNING):
-        assert find_paraphrases() is None
-    assert "METEOR loads all of its paraphrases" in caplog.text
-
-    # The disk is full in the middle of it: what was read is good for this run.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(PhraseTable, "save", full)
-    assert kept(find_paraphrases(), ["many", "a lot of"], tmp_path) == [PAIRS[0], PAIRS[6]]
-    assert "No space left on device" in caplog.text
-    assert not list((tmp_path / "cache" / "cora" / "meteor").iterdir())
+def test_many_captions_take_the_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paraphrases, "MOST_PHRASES", 5)
+    assert not write_possible(["a b", "c d"], tmp_path / "kept.gz")
+    assert not (tmp_path / "kept.gz").exists()
 
 
 @pytest.mark.real_meteor
 def test_meteor_counts_as_with_its_whole_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = find_paraphrases()
+    with gzip.open(paraphrase_file()) as stream:
+        lines = stream.read().decode().splitlines()
+    phrases = [lines[1::3], lines[2::3]]
+    for side in phrases:
+        assert max(text.count(" ") for text in side) + 1 == LONGEST
+        assert not any("." in text for text in side)
     draw = random.Random(0)
-    entries = [draw.randrange(len(table.phrases)) for _ in range(2000)]
-    texts = {key: text.decode() for key, text in table._texts(table.phrases[entries]).items()}
-    texts |= {key: text.decode() for key, text in table._texts(table.paraphrases[entries]).items()}
+    entries = [draw.randrange(len(phrases[0])) for _ in range(2000)]
     marks = [
         " ",
         ".",
@@ -155,21 +109,25 @@ def test_meteor_counts_as_with_its_whole_table(tmp_path: Path, monkeypatch: pyte
         " n't ",
     ]
 
-    def caption(side: str) -> str:
-        words = " ".join(texts[int(getattr(table, side)[entry])] for entry in pair).split()
+    def caption(side: int) -> str:
+        words = " ".join(phrases[side][entry] for entry in pair).split()
         # Mostly plain words, and what the program takes apart, joins or replaces.
         return "".join(word + (draw.choice(marks) if draw.random() < 0.3 else " ") for word in words)
 
     answers, references = [], []
     for number in range(0, len(entries), 4):
         pair = entries[number : number + 4]
-        answers.append(caption("phrases"))
-        references.append([caption("paraphrases"), caption("paraphrases").upper()][: draw.choice([1, 2])])
+        answers.append(caption(0))
+        references.append([caption(1), caption(1).upper()][: draw.choice([1, 2])])
     java = find_java()
     ours = meteor_sums(answers, references, java)
-    monkeypatch.setattr(meteor, "find_paraphrases", lambda: None)
+    monkeypatch.setattr(meteor, "write_possible", lambda *_: False)
     assert ours == meteor_sums(answers, references, java)
-    # It finds some: with a table of ten it counts otherwise.
-    few = PhraseTable.read(write_table(tmp_path / "table.gz"))
-    monkeypatch.setattr(meteor, "find_paraphrases", lambda: few)
+    # It finds some: without any it counts otherwise.
+    monkeypatch.setattr(meteor, "write_possible", write_nothing)
     assert ours != meteor_sums(answers, references, java)
+
+
+def write_nothing(_: object, target: Path) -> bool:
+    target.write_bytes(gzip.compress(b""))
+    return True
