@@ -23,9 +23,10 @@ MOST_PHRASES = 2_000_000
 _BLOCK = 2**22
 _WORD = re.compile(r"[a-z0-9]+")
 _DOT_INSIDE = re.compile(r"(?<=[a-z0-9])\.(?=[a-z0-9])")
-# No phrase of the table has a dot; probabilities do.
-_PLAIN = b"abcdefghijklmnopqrstuvwxyz0123456789 .\n"
-_MARKS = bytes(32 if byte in _PLAIN else 33 for byte in range(256))
+# Those after the digits are in probabilities, such as 9.5E-4, and in no phrase of the table.
+_PLAIN = b"abcdefghijklmnopqrstuvwxyz 0123456789.E-\n"
+_MARK = b"!"
+_MARKS = bytes(byte if byte in _PLAIN else ord(_MARK) for byte in range(256))
 
 
 def write_possible(captions: Iterable[str], target: Path) -> bool:
@@ -40,13 +41,14 @@ def write_possible(captions: Iterable[str], target: Path) -> bool:
     with gzip.open(paraphrase_file()) as source, gzip.open(target, "wb", compresslevel=0) as kept:
         rest = b""
         while block := source.read(_BLOCK):
-            lines = (rest + block).split(b"\n")
+            block = rest + block
+            lines = block.split(b"\n")
             end = (len(lines) - 1) // 3 * 3
             # What METEOR makes of other signs than letters and digits is its own affair: those phrases stay.
-            possible.update(_odd_lines(rest + block))
+            possible.update(_odd_lines(block))
             entries = zip(lines[:end:3], lines[1:end:3], lines[2:end:3], strict=True)
-            found = [entry for entry in entries if entry[1] in possible and entry[2] in possible]
-            kept.write(b"".join(b"%s\n%s\n%s\n" % entry for entry in found))
+            found = [b"%s\n%s\n%s\n" % each for each in entries if each[1] in possible and each[2] in possible]
+            kept.write(b"".join(found))
             rest = b"\n".join(lines[end:])
     return True
 
@@ -85,6 +87,9 @@ def _runs(caption: str) -> Iterator[list[bytes]]:
 
 def _odd_lines(block: bytes) -> Iterator[bytes]:
     """Yield the lines that have other signs than plain ones."""
-    for found in re.finditer(b"!+", block.translate(_MARKS)):
-        end = block.find(b"\n", found.end())
-        yield block[block.rfind(b"\n", 0, found.start()) + 1 : end if end >= 0 else len(block)]
+    marks = block.translate(_MARKS)
+    end = 0
+    while (place := marks.find(_MARK, end)) >= 0:
+        end = block.find(b"\n", place)
+        end = len(block) if end < 0 else end
+        yield block[block.rfind(b"\n", 0, place) + 1 : end]
