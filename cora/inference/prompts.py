@@ -42,9 +42,9 @@ def encode_requests(
     """
     prompts: list[Prompt] = []
     failures: dict[int, GenerationResult] = {}
-    for index, request in enumerate(requests):
-        text = processor.text_formatter.prompt(request.query)
-        token_ids = tuple(int(token) for token in processor(text=text)["input_ids"][0])
+    texts = [processor.text_formatter.prompt(request.query) for request in requests]
+    for index, row in enumerate(processor(text=texts)["input_ids"]):
+        token_ids = tuple(row)
         room = max_new_tokens if context is None else context - len(token_ids)
         if room < 1:
             failures[index] = failed(

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import count
@@ -200,24 +201,7 @@ class VLLMBackend:
             cut = panorama if isinstance(panorama, _Cut) else self._cut(run, panorama)
             for prompt in prompts:
                 inputs = self._plug_in.finished_input(prompt.token_ids, cut.item, cut.identity)
-                yield run.start + prompt.index, (inputs, self._sampling(prompt.max_new_tokens, settings))
-
-    def _sampling(self, max_new_tokens: int, settings: GenerationSettings) -> Any:
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        return SamplingParams(
-            max_tokens=max_new_tokens,
-            temperature=settings.temperature,
-            top_p=settings.top_p if settings.temperature > 0 else 1.0,
-            repetition_penalty=settings.repetition_penalty,
-            seed=settings.seed,
-            stop_token_ids=list(self.end_ids),
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            # Made for this request alone.
-            skip_clone=True,
-        )
+                yield run.start + prompt.index, (inputs, _sampling(prompt.max_new_tokens, settings, self.end_ids))
 
     def close(self) -> None:
         """Shut the engine down."""
@@ -246,6 +230,26 @@ class VLLMBackend:
         cut = _Cut(item, identity, views.nbytes)
         self._known.keep(run.image, cut)
         return cut
+
+
+@lru_cache
+def _sampling(max_new_tokens: int, settings: GenerationSettings, end_ids: tuple[int, ...]) -> Any:
+    """Return how vLLM samples an answer; the engine takes a copy for each request."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=max_new_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p if settings.temperature > 0 else 1.0,
+        repetition_penalty=settings.repetition_penalty,
+        seed=settings.seed,
+        stop_token_ids=list(end_ids),
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        # A shallow copy is enough: all that is changed in it is the same for every request.
+        skip_clone=True,
+    )
 
 
 def set_environment() -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import BatchFeature
 from vllm.exceptions import VLLMValidationError
@@ -89,7 +90,14 @@ class PanoramaProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]  # vLLM 
         processor: PanoramaProcessor = self.ctx.get_hf_processor(PanoramaProcessor, **kwargs)
         return processor
 
-    @property
+    # Cached, these two, for they are asked for with every request and take as long as tokenising it.
+    @cached_property
+    def placeholders(self) -> tuple[int, int]:
+        """The id of the token that holds a panorama's place, and how many of them it takes."""
+        processor = self.get_hf_processor()
+        return processor.image_token_id, processor.num_vision_tokens
+
+    @cached_property
     def is_cut_in_engine(self) -> bool:
         """Whether the engine is given panoramas, not views."""
         return is_cut_in_engine(getattr(self.get_hf_config(), "engine_crop", "auto"))
@@ -104,7 +112,7 @@ class PanoramaProcessingInfo(BaseProcessingInfo):  # type: ignore[misc]  # vLLM 
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
         """Return T; every panorama takes the same number of tokens."""
-        return {"image": self.get_hf_config().num_vision_tokens}
+        return {"image": self.placeholders[1]}
 
 
 class PanoramaDummyInputs(BaseDummyInputsBuilder[PanoramaProcessingInfo]):  # type: ignore[misc]  # vLLM is untyped here
@@ -129,6 +137,7 @@ class PanoramaMultiModalProcessor(BaseMultiModalProcessor[PanoramaProcessingInfo
     `cut` and `finished_input` spare it vLLM's handling of both, which would be repeated for every question.
     """
 
+    @torch.inference_mode()
     def cut(self, panorama: Tensor) -> MultiModalKwargsItem:
         """Return what the engine is given of a panorama uint8[H, W, 3]: its views, or itself where the engine cuts."""
         images = self.info.get_hf_processor().image_processor
@@ -147,8 +156,8 @@ class PanoramaMultiModalProcessor(BaseMultiModalProcessor[PanoramaProcessingInfo
             item: What `cut` made of the panorama.
             identity: What tells the panorama from others; the engine sees each only once.
         """
-        config = self.info.get_hf_config()
-        place = PlaceholderRange(offset=token_ids.index(config.image_token_id), length=config.num_vision_tokens)
+        token, count = self.info.placeholders
+        place = PlaceholderRange(offset=token_ids.index(token), length=count)
         return mm_input(
             list(token_ids), MultiModalKwargsItems({"image": [item]}), {"image": [identity]}, {"image": [place]}
         )
@@ -179,10 +188,5 @@ class PanoramaMultiModalProcessor(BaseMultiModalProcessor[PanoramaProcessingInfo
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
-        config = self.info.get_hf_config()
-        placeholder = config.image_token_id
-        return [
-            PromptReplacement(
-                modality="image", target=[placeholder], replacement=[placeholder] * config.num_vision_tokens
-            )
-        ]
+        token, count = self.info.placeholders
+        return [PromptReplacement(modality="image", target=[token], replacement=[token] * count)]
