@@ -8,9 +8,6 @@
 
 namespace cora::CORA_SIMD {
 
-// The prefetcher does not follow rows that are pages apart.
-constexpr int64_t kConvRowsAhead = 4;
-
 // What a group of channels is before the activation at a step of their direction.
 template <typename T>
 Floats convolve(
@@ -62,11 +59,6 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
   const int64_t whole = block.width / kLanes, stride = reversed ? -conv.x.position_stride : conv.x.position_stride;
   for (int64_t step = 0; step < conv.length; ++step) {
     const int64_t position = reversed ? conv.length - 1 - step : step;
-    if (step + kConvRowsAhead < conv.length) {
-      const int64_t ahead = reversed ? position - kConvRowsAhead : position + kConvRowsAhead;
-      prefetch<T>(conv.x, block, batch, ahead);
-      prefetch<T, true>(y, block, batch, ahead);
-    }
     const bool is_inside = step >= conv.width - 1;
     if (is_inside) {
       const T* last = conv.x.at<T>(batch, position, block.direction) + block.first;
@@ -81,6 +73,10 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
     }
   }
 }
+
+// The processor does not by itself fetch ahead rows that are pages apart. The gradient does less with each of them than
+// the forward convolution and the scan, which do not gain by this.
+constexpr int64_t kConvRowsAhead = 4;
 
 // What the gradient of a block works on.
 struct ConvWorkspace {

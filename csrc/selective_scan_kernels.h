@@ -11,9 +11,6 @@ namespace cora::CORA_SIMD {
 // States that are advanced together; more need more registers than there are without AVX-512.
 constexpr int64_t kUnrolled = CORA_LEVEL == 512 ? 4 : 2;
 
-// The prefetcher does not follow rows that are pages apart.
-constexpr int64_t kRowsAhead = 4;
-
 // Where the states of a block before a chunk are kept: [B, G, blocks, chunks, groups, K, lanes].
 template <typename F>
 F* kept_states(const Scan& scan, F* states, int64_t batch, const Block& block, int64_t chunk) {
@@ -97,13 +94,6 @@ void scan_forward(
     if (states != nullptr && step % kPositionsPerChunk == 0) {
       float* kept = kept_states(scan, states, batch, block, step / kPositionsPerChunk);
       std::memcpy(kept, running, sizeof(float) * kGroupsPerBlock * per_group);
-    }
-    if (step + kRowsAhead < scan.length) {
-      const int64_t ahead = reversed ? position - kRowsAhead : position + kRowsAhead;
-      prefetch<T>(scan.u, block, batch, ahead);
-      prefetch<T>(scan.delta, block, batch, ahead);
-      prefetch<T>(scan.z, block, batch, ahead);
-      prefetch<T, true>(y, block, batch, ahead);
     }
     const float* read_in = weights_at(scan, scan.read_in, batch, position, block.direction);
     const float* read_out = weights_at(scan, scan.read_out, batch, position, block.direction);

@@ -44,8 +44,10 @@ void write(
   Row<T>(sequence, block, batch, position).write(group, values);
 }
 
+// Inlined always: GCC takes a call that does nothing but prefetch for one without effect, and removes it.
 template <typename T, bool kToWrite = false>
-void prefetch(const Sequence& sequence, const Block& block, int64_t batch, int64_t position) {
+[[gnu::always_inline]] inline void prefetch(
+    const Sequence& sequence, const Block& block, int64_t batch, int64_t position) {
   if (sequence.data == nullptr) return;
   const char* row = reinterpret_cast<const char*>(sequence.at<T>(batch, position, block.direction) + block.first);
   for (int64_t byte = 0; byte < block.width * static_cast<int64_t>(sizeof(T)); byte += 64) {
