@@ -162,19 +162,22 @@ def export_model(config: CORAConfig, path: Path, folder: Path) -> tuple[Path, Ge
 
 
 def write_panoramas(folder: Path, rounds: int) -> list[Row]:
-    """Render the panoramas of all rounds, and one to warm up with; return their rows."""
-    scenes = PANORAMAS * rounds + 1
+    """Render the panoramas of all rounds, and as many as a round has to warm up with; return their rows."""
+    scenes = PANORAMAS * (rounds + 1)
     size = {"height": SOURCE_WIDTH // 2, "width": SOURCE_WIDTH}
     return read_rows(write_split(folder, "test", num_scenes=scenes, first_seed=FIRST_SEED, **size).csv)
 
 
 def split_rounds(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]]:
-    """Return (questions, other questions) of one panorama to warm up with, then of each round's panoramas."""
+    """Return (questions, other questions) of the panoramas to warm up with, then of each round's.
+
+    Only a whole round warms up: kernels are made for every size of a batch, and a single panorama makes no batch.
+    """
     by_image: dict[Path, list[Row]] = {}
     for row in rows:
         by_image.setdefault(row.image, []).append(row)
     images = list(by_image.values())
-    groups = [images[:1], *(images[1 + PANORAMAS * number :][:PANORAMAS] for number in range(rounds))]
+    groups = [images[PANORAMAS * number :][:PANORAMAS] for number in range(rounds + 1)]
     return [
         (
             [row for of_image in group for row in of_image[:QUESTIONS]],

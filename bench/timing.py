@@ -71,11 +71,11 @@ def take_turns(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict
     """Return the timing of each candidate; they take turns, so that a busy machine slows all of them alike.
 
     In its turn a candidate is called once to warm the caches that the others have filled, and then timed once. A slow
-    one, of more than 0.1 s, is timed at once: it has cooled them itself by its end.
+    one, of more than 0.1 s once it has been called before, is timed at once: it has cooled them itself by its end.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     faults: dict[str, list[int]] = {name: [] for name in candidates}
-    slow = {name for name, candidate in candidates.items() if max(_call(candidate)[0] for _ in range(2)) > _SLOW_MS}
+    slow = {name for name, candidate in candidates.items() if min(_call(candidate)[0] for _ in range(2)) > _SLOW_MS}
     for _ in range(rounds):
         for name, candidate in candidates.items():
             if name not in slow:

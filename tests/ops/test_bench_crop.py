@@ -114,6 +114,12 @@ def test_candidates_take_turns() -> None:
     assert timings["a"].median < timings["b"].median
 
 
+def test_slow_first_call_does_not_make_a_candidate_slow() -> None:
+    waits = iter([0.11, *[0.0] * 3])
+    timing.take_turns({"a": lambda: time.sleep(next(waits))}, rounds=1)
+    assert next(waits, None) is None
+
+
 def test_chart_is_a_picture(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     charts.draw_crop(rows, tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as picture:

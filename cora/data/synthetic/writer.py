@@ -49,7 +49,8 @@ def _write_image(seed: int, *, folder: Path, split: str, height: int, width: int
     path = folder / _image_name(split, seed)
     partial_path = path.with_suffix(".part")
     picture = Image.fromarray(render_panorama(random_scene(seed), height=height, width=width))
-    picture.save(partial_path, format="JPEG", quality=92, subsampling=0)
+    # As panoramic cameras write them, which have a pixel of colour for four of brightness.
+    picture.save(partial_path, format="JPEG", quality=92, subsampling="4:2:0")
     partial_path.replace(path)
 
 
