@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ __all__ = ["JOURNAL_NAME", "Journal", "JournalEntry", "answer_key", "image_diges
 
 JOURNAL_NAME = "predictions.jsonl"
 LOCK_NAME = "predictions.lock"
+
+_SETTINGS = tuple(each.name for each in fields(GenerationSettings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ def answer_key(generator: Generator, settings: GenerationSettings, *, image: str
         "model": generator.model_digest,
         "processor": generator.processor_digest,
         "backend": generator.name,
-        "settings": {name: value for name, value in asdict(settings).items() if name not in ignored},
+        "settings": {name: getattr(settings, name) for name in _SETTINGS if name not in ignored},
         "image": image,
         "query": query,
     }
