@@ -84,6 +84,13 @@ def test_verdicts_on_other_answers_are_left_out_and_that_is_said(run: Path) -> N
     assert "0 of 6 answers have a verdict" in write_report(run).read_text()
 
 
+def test_a_blank_answer_is_none(run: Path) -> None:
+    leave_verdicts(run / "predictions.csv", GRADES.get)
+    change_answer(run, 6, " ")
+    (judged,) = read_judged(run, read_samples(run))
+    assert (judged.coverage, judged.warning) == ("6 of 6 answers have a verdict", "")
+
+
 def test_other_references_are_another_question(run: Path) -> None:
     leave_verdicts(run / "predictions.csv", GRADES.get)
     lines = [json.loads(line) for line in (run / SAMPLES_NAME).read_text().splitlines()]
@@ -107,10 +114,10 @@ def test_texts_that_a_file_changes_are_recognised(run: Path, answer: str) -> Non
 
 def test_judges_that_differ_have_columns_of_their_own(run: Path) -> None:
     predictions = run / "predictions.csv"
-    leave_verdicts(predictions, GRADES.get)
     leave_verdicts(predictions, lambda _: grade(5), model="other")
-    leave_verdicts(predictions, GRADES.get, limit=2).rename(run / "a-part")
-    leave_verdicts(predictions, GRADES.get)  # the same judge as that of the part
+    for name in ("a-part", "z-part"):
+        leave_verdicts(predictions, GRADES.get, limit=2).rename(run / name)
+    leave_verdicts(predictions, GRADES.get)  # the same judge as that of the parts
     judges = read_judged(run, read_samples(run))
     assert sorted(name_judges(judges).values()) == [NAME, "judge:other"]
     assert [each.num_verdicts for each in judges] == [6, 6]
