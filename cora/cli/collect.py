@@ -42,6 +42,7 @@ def main(
     if out is not None:
         write_tables(out, comparison)
     if as_json:
-        click.echo(json.dumps({"baseline": comparison.baseline, "scores": as_rows(comparison)}))
+        document = {"baseline": comparison.baseline, "scores": as_rows(comparison), "remarks": comparison.remarks}
+        click.echo(json.dumps(document))
     else:
         click.echo(as_markdown(comparison), nl=False)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from cora.errors import ConfigError, DataError, did_you_mean
-from cora.evaluation.labels import LABELS
+from cora.evaluation.judge.results import Judged, name_judges, read_judged, with_verdicts
+from cora.evaluation.labels import LABELS, label_of
 from cora.evaluation.paired import Difference, compare, score_of
 from cora.evaluation.samples import Sample, read_samples
 
@@ -42,7 +44,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Runs over the same questions; all differences are to the run called `baseline`."""
+    """Runs over the same questions; all differences are to the run called `baseline`.
+
+    `remarks` say which scores are not over all answers of a run, one sentence each.
+    """
 
     metrics: list[str]
     baseline: str
@@ -50,6 +55,7 @@ class Comparison:
     num_images: int
     resamples: int
     seed: int
+    remarks: list[str]
 
 
 def collect(
@@ -63,7 +69,7 @@ def collect(
     """Return the comparison of runs, each the output folder of an evaluation.
 
     Args:
-        runs: Folders with a ``samples.jsonl``.
+        runs: Folders with a ``samples.jsonl``; what judges left in them counts as a metric.
         baseline: One of them; the first by default.
         metrics: What to compare; by default what any run has, BLEU by its fourth order.
         resamples: Draws of the paired bootstrap.
@@ -76,6 +82,8 @@ def collect(
     folders = [Path(run) for run in runs]
     names = _names(folders)
     samples = dict(zip(names, map(read_samples, folders), strict=True))
+    judged = _read_judges(names, folders, samples)
+    samples = {name: with_verdicts(samples[name], judged[name]) for name in names}
     chosen = names[0] if baseline is None else _find_baseline(Path(baseline), folders, names)
     ordered = {name: _in_order(chosen, samples[chosen], name, samples[name]) for name in names}
     present = _present(samples.values())
@@ -105,7 +113,23 @@ def collect(
         for name in names
     ]
     num_images = len({sample.image for sample in samples[chosen]})
-    return Comparison(wanted, chosen, lines, num_images, resamples, seed)
+    return Comparison(wanted, chosen, lines, num_images, resamples, seed, list(_remarks(judged, wanted)))
+
+
+def _read_judges(
+    names: Sequence[str], folders: Sequence[Path], samples: Mapping[str, Sequence[Sample]]
+) -> dict[str, dict[str, Judged]]:
+    """Return, by run, what each judge said by its name; the same judge has the same name in all runs."""
+    found = {name: read_judged(folder, samples[name]) for name, folder in zip(names, folders, strict=True)}
+    titles = name_judges(chain.from_iterable(found.values()))
+    return {name: {titles[each.digest]: each for each in judges} for name, judges in found.items()}
+
+
+def _remarks(judged: Mapping[str, Mapping[str, Judged]], wanted: Collection[str]) -> Iterator[str]:
+    for name, judges in judged.items():
+        for metric, each in judges.items():
+            if metric in wanted and (each.num_verdicts < each.num_answers or each.warning):
+                yield "; ".join(filter(None, (f"{name}, {label_of(metric)}: {each.coverage}", each.warning))) + "."
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

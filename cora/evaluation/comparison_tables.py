@@ -12,7 +12,7 @@ from typing import Any
 from cora.errors import DataError
 from cora.evaluation.cells import escape_cell
 from cora.evaluation.comparison import DIGITS, Cell, Comparison, Line
-from cora.evaluation.labels import LABELS
+from cora.evaluation.labels import label_of
 from cora.files import write_file
 
 __all__ = ["as_csv", "as_latex", "as_markdown", "as_rows", "write_tables"]
@@ -40,8 +40,8 @@ def write_tables(folder: Path, comparison: Comparison) -> None:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """Return two tables: scores, the best in bold, and the differences to the baseline where there are any."""
-    labels = [_label(metric) for metric in comparison.metrics]
+    """Return two tables, scores with the best in bold and differences to the baseline, and then the remarks."""
+    labels = [label_of(metric) for metric in comparison.metrics]
     scores = [
         [_plain(line.name), f"{line.answered} of {line.questions}", *(_bold(cell, "**{}**") for cell in _cells(line))]
         for line in comparison.lines
@@ -52,7 +52,7 @@ def as_markdown(comparison: Comparison) -> str:
         differences = [[_plain(line.name), *(_difference(cell) for cell in _cells(line))] for line in others]
         text += f"\n{_about(comparison, _plain(comparison.baseline))}\n\n"
         text += _markdown_table(["run", *labels], differences)
-    return text
+    return text + "".join(f"\n{_plain(remark)}\n" for remark in comparison.remarks)
 
 
 def as_latex(comparison: Comparison) -> str:
@@ -60,9 +60,10 @@ def as_latex(comparison: Comparison) -> str:
     metrics = comparison.metrics
     lines = [
         f"% {_about(comparison, ' '.join(comparison.baseline.split()))}",
+        *(f"% {' '.join(remark.split())}" for remark in comparison.remarks),
         rf"\begin{{tabular}}{{l{'r' * len(metrics)}}}",
         r"\toprule",
-        " & ".join(["run", *(_latex(_label(metric)) for metric in metrics)]) + r" \\",
+        " & ".join(["run", *(_latex(label_of(metric)) for metric in metrics)]) + r" \\",
         r"\midrule",
     ]
     for line in comparison.lines:
@@ -110,10 +111,6 @@ def as_rows(comparison: Comparison) -> list[Mapping[str, Any]]:
 
 def _cells(line: Line) -> list[Cell]:
     return list(line.cells.values())
-
-
-def _label(metric: str) -> str:
-    return LABELS.get(metric, metric)
 
 
 def _about(comparison: Comparison, baseline: str) -> str:

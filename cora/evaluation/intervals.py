@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     Statistics = npt.NDArray[np.float64]
 
-__all__ = ["Bootstrap", "Interval"]
+__all__ = ["Bootstrap", "Interval", "percentile_interval"]
 
 Interval = tuple[float, float]
 
@@ -40,10 +40,10 @@ class Bootstrap:
         self._seed = seed
         self._resamples = resamples
 
-    def interval(
+    def draws(
         self, statistics: Any, score: Callable[[Statistics], Statistics], *, among: Sequence[int] | None = None
-    ) -> Interval | None:
-        """Return the interval of a score that is a function of sums over samples, or None for fewer than two groups.
+    ) -> Statistics:
+        """Return the scores float[R] of all draws that have one; none at all for fewer than two groups.
 
         Args:
             statistics: float[N, K], what is summed, of each sample.
@@ -53,23 +53,27 @@ class Bootstrap:
         import numpy as np
 
         if not len(statistics):
-            return None
+            return np.empty(0)
         values = np.asarray(statistics, dtype=np.float64).reshape(len(statistics), -1)
         groups = np.asarray(self._group_of, dtype=np.int64)
         if among is not None:
             groups = groups[np.asarray(among, dtype=np.int64)]
         present, groups = np.unique(groups, return_inverse=True)
         if len(present) < 2:
-            return None
+            return np.empty(0)
         sums = np.zeros((len(present), values.shape[1]))
         np.add.at(sums, groups, values)
         scores = score(self._resampled(sums))
-        scores = scores[np.isfinite(scores)]
-        if not len(scores):
-            return None
-        tail = 50 * (1 - CONFIDENCE)
-        low, high = np.percentile(scores, [tail, 100 - tail])
-        return float(low), float(high)
+        return np.asarray(scores[np.isfinite(scores)])
+
+    def interval(
+        self, statistics: Any, score: Callable[[Statistics], Statistics], *, among: Sequence[int] | None = None
+    ) -> Interval | None:
+        """Return the interval of a score that is a function of sums over samples, or None where no draw has one.
+
+        The arguments are those of `draws`.
+        """
+        return percentile_interval(self.draws(statistics, score, among=among))
 
     def of_mean(self, values: Sequence[float], *, among: Sequence[int] | None = None) -> Interval | None:
         """Return the interval of a mean over samples, or None for fewer than two groups."""
@@ -90,3 +94,14 @@ class Bootstrap:
             times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
             totals.append(times @ sums)
         return np.concatenate(totals)
+
+
+def percentile_interval(draws: Statistics) -> Interval | None:
+    """Return the 95 % percentile interval of draws float[R], or None where there is none."""
+    import numpy as np
+
+    if not len(draws):
+        return None
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return float(low), float(high)

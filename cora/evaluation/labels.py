@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["LABELS"]
+__all__ = ["JUDGE_PREFIX", "LABELS", "label_of"]
+
+# What a judge's score is called begins with it; the name of the model follows.
+JUDGE_PREFIX = "judge:"
 
 # In the order they are shown in.
 LABELS = {
@@ -17,3 +20,10 @@ LABELS = {
     "cider": "CIDEr-D",
     "spice": "SPICE",
 }
+
+
+def label_of(metric: str) -> str:
+    """Return what a metric is called; one that is not known keeps its name."""
+    if metric.startswith(JUDGE_PREFIX):
+        return f"Judge {metric.removeprefix(JUDGE_PREFIX)}"
+    return LABELS.get(metric, metric)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cora.evaluation.intervals import Bootstrap, percentile_interval
 from cora.evaluation.meteor import METEOR_SUMS, meteor_from_sums
 from cora.evaluation.metrics import bleu_from_sums
 from cora.evaluation.samples import Sample
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     Numbers = npt.NDArray[np.float64]
 
 __all__ = ["Difference", "compare", "score_of"]
-
-CONFIDENCE = 0.95
-# Draws times images that are in memory at a time.
-_CELLS = 2**22
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +65,16 @@ def compare(
     value = float(_differences(metric, both.sum(axis=0, keepdims=True))[0])
     if value != value:
         return None
-    # A sample that neither run has a score for would only take places in the draws.
-    scored = both.any(axis=1)
-    images = np.array([sample.image for sample in baseline])[scored]
-    present, places = np.unique(images, return_inverse=True)
-    sums = np.zeros((len(present), both.shape[1]))
-    np.add.at(sums, places, both[scored])
-    drawn = _differences(metric, _resample(sums, resamples, seed))
-    drawn = drawn[np.isfinite(drawn)]
-    if len(present) < 2 or not len(drawn):
+    # A sample that neither run has a score for would only take places in the draws. Sorted by image, so that the draws
+    # are the same whatever the order of the questions.
+    scored = sorted(np.flatnonzero(both.any(axis=1)), key=lambda index: baseline[index].image)
+    bootstrap = Bootstrap([baseline[index].image for index in scored], seed=seed, resamples=resamples)
+    drawn = bootstrap.draws(both[scored], lambda sums: _differences(metric, sums))
+    interval = percentile_interval(drawn)
+    if interval is None:
         return Difference(value, None, None, None)
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(drawn, [tail, 100 - tail])
     beyond = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
-    return Difference(value, float(low), float(high), min(1.0, 2 * (beyond + 1) / (len(drawn) + 1)))
+    return Difference(value, *interval, min(1.0, 2 * (beyond + 1) / (len(drawn) + 1)))
 
 
 def _statistics(metric: str, samples: Sequence[Sample]) -> Numbers:
@@ -112,19 +105,3 @@ def _scores(metric: str, sums: Numbers) -> Numbers:
 def _differences(metric: str, sums: Numbers) -> Numbers:
     half = sums.shape[1] // 2
     return _scores(metric, sums[:, :half]) - _scores(metric, sums[:, half:])
-
-
-def _resample(sums: Numbers, resamples: int, seed: int) -> Numbers:
-    """Return the sums float[R, K] of images that were drawn with replacement, from sums float[G, K] of each image."""
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    count = len(sums)
-    step = max(1, _CELLS // count)
-    parts = []
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=size * count).reshape(size, count)
-        parts.append(times @ sums)
-    return np.concatenate(parts)

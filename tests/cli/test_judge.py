@@ -18,7 +18,11 @@ from fake_endpoint import KEY, Answer, FakeEndpoint, fails, says, serving
 from fake_judge import grade, prefer, replies, samples_in, write_predictions
 
 import cora
+from cora.cli.collect import main as collect
 from cora.cli.judge import main
+from cora.cli.report import main as report
+from cora.evaluation.metrics import CORAEvaluator
+from cora.evaluation.runner import score_file
 
 pytest.importorskip("openai")
 
@@ -79,6 +83,17 @@ def test_the_last_line_is_one_json_document() -> None:
     assert (document["exit_code"], document["mode"], document["counts"]["judged"]) == (0, "pointwise", 3)
     assert document["weighted_score"]["value"] == pytest.approx(82)
     assert (document["reused"], again["reused"], len(fake.bodies)) == (0, 3, 2)
+
+
+def test_a_judged_run_is_reported_and_compared() -> None:
+    score_file("run/predictions.csv", "run", evaluator=CORAEvaluator(metrics=("cider",), tokenizer="regex"))
+    with serving(four) as fake:
+        assert invoke(fake).exit_code == 0
+    assert CliRunner().invoke(report, ["run"]).exit_code == 0
+    text = Path("run/report.html").read_text()
+    assert "40 of 40 answers have a verdict." in text
+    assert "judged answers are not those of this run" not in text
+    assert "| Judge org/judge:1 |" in CliRunner().invoke(collect, ["run"]).stdout
 
 
 @pytest.mark.parametrize(("num_bad", "exit_code"), [(2, 0), (3, 3)])

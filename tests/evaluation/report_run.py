@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -64,3 +67,10 @@ def make_run(folder: Path, *, num_panoramas: int = 3) -> Path:
         csv.writer(stream).writerows([[*line[:2], line[2] or line[4], *line[3:]] for line in lines])
     evaluate(Answering(), read_rows(folder / "test.csv"), output_dir=folder / "run", progress=False)
     return folder / "run"
+
+
+def page_data(path: Path) -> dict[str, Any]:
+    """Return what the script of a report is given."""
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', path.read_text(), re.DOTALL)
+    assert found is not None
+    return dict(json.loads(found.group(1)))

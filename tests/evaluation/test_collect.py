@@ -57,6 +57,7 @@ def test_the_interval_is_that_of_a_plain_loop_over_drawn_images() -> None:
     assert found.p_value == pytest.approx(two_sided, abs=0.02)
     assert compare("exact_match", new, old, resamples=4000) == found
     assert compare("exact_match", new, old, resamples=4000, seed=1) != found
+    assert compare("exact_match", new[::-1], old[::-1], resamples=4000) == found
 
 
 def test_questions_about_one_image_are_no_independent_evidence() -> None:

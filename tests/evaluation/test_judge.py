@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,25 @@ def test_an_unreadable_line_costs_only_itself(tmp_path: Path, caplog: pytest.Log
     with VerdictJournal(tmp_path) as journal:
         assert journal.verdicts == {"k": grade(3)}
     assert "line 1: not readable" in caplog.text
+
+
+def test_a_full_disk_costs_no_verdict_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with VerdictJournal(tmp_path) as journal:
+        journal.append(CallRecord("j", {"k": grade(3), "l": grade(4)}, {"m": ("garbage", "no")}))
+        before = journal.path.read_bytes()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(DataError, match="No space left on device; 2 verdicts are kept"):
+                journal.append(CallRecord("j", {"m": grade(5)}, {}))
+        assert journal.path.read_bytes() == before
+        assert "m" not in journal.verdicts
+        assert journal.verdicts["l"] == grade(4)
+        journal.append(CallRecord("j", {"m": grade(5)}, {}))
+        assert journal.verdicts == {"k": grade(3), "l": grade(4), "m": grade(5)}
+        assert [list(record.verdicts) for record in journal] == [["k", "l"], ["m"]]
 
 
 def test_the_reason_of_the_last_try_counts(tmp_path: Path) -> None:

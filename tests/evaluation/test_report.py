@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
-from report_run import HOSTILE, make_run
+from report_run import HOSTILE, make_run, page_data
 
 from cora.cli.report import main
 from cora.errors import ConfigError, DataError
@@ -56,12 +56,6 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("report"))
-
-
-def page_data(path: Path) -> dict[str, Any]:
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', path.read_text(), re.DOTALL)
-    assert found is not None
-    return dict(json.loads(found.group(1)))
 
 
 def test_the_page_stands_alone_and_allows_only_its_own_script(run: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_judge import grade, leave_verdicts
 from report_run import HOSTILE, make_run
 
 from cora.evaluation.report import write_report
@@ -22,7 +23,11 @@ TOLERANCE = 5
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(make_run(tmp_path_factory.mktemp("report")))
+    """The report of a run that a judge with a long name has judged, but for its hostile answers."""
+    run = make_run(tmp_path_factory.mktemp("report"))
+    grades = {"a red ball": grade(2), "red": grade(5)}
+    leave_verdicts(run / "predictions.csv", grades.get, model="some-organisation/a-large-judge-<b>of</b>-answers:1")
+    return write_report(run)
 
 
 @pytest.fixture
@@ -100,6 +105,21 @@ def test_the_table_filters_sorts_and_shows_hostile_texts_as_text(page: Any) -> N
     assert (ids(page), header.get_attribute("aria-sort")) == (["1", "4", "7"], "descending")
 
 
+def test_the_table_sorts_by_what_the_judge_said(page: Any) -> None:
+    header = page.locator("#samples th[data-key^='score:judge:']")
+    assert header.text_content() == "Judge some-organisation/a-large-judge-<b>of</b>-answers:1"
+    header.locator("button").click()
+    assert ids(page)[:4] == ["0", "3", "1", "4"]
+    header.locator("button").click()
+    assert ids(page)[:4] == ["1", "4", "0", "3"]
+    cells = page.locator("#samples tbody td[data-label^=Judge]").all_text_contents()
+    assert cells[:5] == ["100.000", "100.000", "40.000", "40.000", "–"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1200
+    page.locator("#samples .picture").first.click()
+    page.wait_for_selector("#canvas[data-shown]")
+    assert "100.0000" in page.text_content("#details")
+
+
 def test_the_viewer_draws_what_the_geometry_says(page: Any) -> None:
     open_viewer(page)
     points = [(0.5, 0.5), (0.1, 0.2), (0.9, 0.85), (0.3, 0.95)]
@@ -168,6 +188,9 @@ def test_a_phone_shows_everything_without_scrolling_sideways(browser: Any, repor
     page = context.new_page()
     page.goto(report.as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    # Beside a long name a value must not become a column of single letters.
+    widths = page.evaluate("[...document.querySelectorAll('td.value, td.remark')].map((cell) => cell.offsetWidth)")
+    assert min(widths) > 200
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, paper[4:-1].split(","))) < 3 * 64) == (scheme == "dark")
     page.locator("#samples .picture").first.tap()

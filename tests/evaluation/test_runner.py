@@ -15,7 +15,7 @@ from fake_generator import FakeGenerator, StreamingFake, write_table
 from cora.data.table import Row, read_rows
 from cora.errors import DataError
 from cora.evaluation.cells import escape_cell, unescape_cell
-from cora.evaluation.journal import Journal, JournalEntry
+from cora.evaluation.journal import Journal, JournalEntry, answer_key
 from cora.evaluation.predictions import read_predictions
 from cora.evaluation.report.page import ReportOptions, write_report
 from cora.evaluation.runner import EvaluationResult, evaluate, score_file
@@ -221,6 +221,21 @@ def test_the_seed_counts_where_answers_are_sampled(tmp_path: Path) -> None:
         generator = FakeGenerator()
         run(generator, table, tmp_path / "out", settings=settings)
         assert generator.num_asked == is_new
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (GenerationSettings(seed=7), "d619e46b42e0a34ddb2c130b72c991aa15239bf72e07a36b344dde33d549d8f3"),
+        (
+            GenerationSettings(temperature=0.5, seed=3),
+            "b0b9ad8232f594d9d3a5821c904ce4b0b10f62068ee89cc9f1a8ac0bf6384221",
+        ),
+    ],
+)
+def test_a_key_stays_what_it_was(settings: GenerationSettings, key: str) -> None:
+    """Other keys would find none of the answers that are there already."""
+    assert answer_key(FakeGenerator(), settings, image="i", query="q") == key
 
 
 @pytest.mark.abuse(11)

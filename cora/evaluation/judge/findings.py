@@ -7,8 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.judge.protocols import CRITERIA, OVERALL, Verdict, weighted_score
 from cora.evaluation.judge.samples import Sample
 
@@ -18,7 +17,6 @@ CRITERION_NAMES = tuple(criterion.name for criterion in CRITERIA)
 _WINNER = {"first": "a", "second": "b", "tie": "tie"}
 _SWAPPED = {"first": "b", "second": "a", "tie": "tie"}
 _MARGIN = {"a": 1.0, "b": -1.0, "tie": 0.0}
-_NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +129,5 @@ def mean_with_interval(values: Sequence[float], clusters: Sequence[Hashable]) ->
     """
     if not values:
         return {"value": None, "interval": None, "why": "there is no verdict"}
-    index = {cluster: position for position, cluster in enumerate(dict.fromkeys(clusters))}
-    positions = [index[cluster] for cluster in clusters]
-    sums = np.bincount(positions, weights=values)
-    sizes = np.bincount(positions)
-    interval = None
-    if len(index) > 1:
-        drawn = np.random.default_rng(0).integers(0, len(index), (_NUM_RESAMPLES, len(index)))
-        means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-        interval = [float(bound) for bound in np.quantile(means, (0.025, 0.975))]
-    return {"value": float(sums.sum() / sizes.sum()), "interval": interval, "why": ""}
+    interval = Bootstrap(clusters).of_mean(values)
+    return {"value": sum(values) / len(values), "interval": None if interval is None else list(interval), "why": ""}

@@ -5,21 +5,15 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import logging
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
-from cora.errors import DataError
+from cora.evaluation.journal_file import JournalFile
 from cora.evaluation.judge.protocols import Verdict
 
 __all__ = ["JOURNAL_NAME", "CallRecord", "VerdictJournal"]
-
-logger = logging.getLogger(__name__)
 
 JOURNAL_NAME = "judge.jsonl"
 
@@ -48,9 +42,21 @@ class CallRecord:
     num_retries: int = 0
     from_batch: bool = False
 
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> CallRecord:
+        """Return the record with the values of a line; ValueError or TypeError where they are none."""
+        record = cls(**values)
+        if not isinstance(record.verdicts, dict) or not isinstance(record.failures, dict):
+            raise ValueError("a record has verdicts and failures by key")
+        return record
 
-class VerdictJournal:
-    """The journal of an output folder, held by one run at a time; a context manager.
+    def lookup_keys(self) -> Iterable[str]:
+        """Return the keys with a verdict; the others are asked again."""
+        return self.verdicts.keys()
+
+
+class VerdictJournal(JournalFile[CallRecord]):
+    """The journal of an output folder, held by one run at a time; a context manager and an iterable of its records.
 
     Args:
         folder: Made if missing.
@@ -60,28 +66,12 @@ class VerdictJournal:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / JOURNAL_NAME
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Unbuffered, so that a failed write leaves nothing behind to be written later.
-            self._stream = self.path.open("ab", buffering=0)
-        except OSError as error:
-            raise DataError(f"{self.path} cannot be opened: {error.strerror or error}") from error
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._stream.close()
-            raise DataError(f"{folder}: another judge is writing here; wait for it or name another folder") from None
-        self.records = self._read()
-        self.verdicts = {key: verdict for record in self.records for key, verdict in record.verdicts.items()}
+        super().__init__(folder / JOURNAL_NAME, CallRecord, writer="judge", kept="verdicts")
 
-    def __enter__(self) -> VerdictJournal:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._stream.close()  # which also gives the lock back
+    @property
+    def verdicts(self) -> Mapping[str, Verdict]:
+        """Verdict by key of the item, read from the file when it is asked for."""
+        return _Verdicts(self)
 
     def append(self, record: CallRecord) -> None:
         """Write a record and return when it is on disk.
@@ -89,33 +79,24 @@ class VerdictJournal:
         Raises:
             DataError: It cannot be written; what was there before stays intact.
         """
-        end = self.path.stat().st_size
-        rest = memoryview(json.dumps(asdict(record)).encode() + b"\n")
-        try:
-            while rest:
-                rest = rest[self._stream.write(rest) :]
-            os.fsync(self._stream.fileno())
-        except OSError as error:
-            os.truncate(self.path, end)
-            raise DataError(f"{self.path} cannot be written: {error.strerror or error}") from error
-        self.records.append(record)
-        self.verdicts.update(record.verdicts)
+        self._append([record])
 
-    def _read(self) -> list[CallRecord]:
-        """Return the records on disk, after cutting off a last line that was never finished."""
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            logger.warning("%s: the last line is torn (a run was killed); it will be asked again", self.path)
-            os.truncate(self.path, whole)
-        records = []
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                record = CallRecord(**json.loads(line))
-                if not isinstance(record.verdicts, dict) or not isinstance(record.failures, dict):
-                    raise ValueError("no record")
-            except (ValueError, TypeError):
-                logger.warning("%s, line %d: not readable; it will be asked again", self.path, number)
-                continue
-            records.append(record)
-        return records
+
+class _Verdicts(Mapping[str, Verdict]):
+    def __init__(self, journal: VerdictJournal) -> None:
+        self._journal = journal
+
+    def __getitem__(self, key: str) -> Verdict:
+        record = self._journal.find(key)
+        if record is None:
+            raise KeyError(key)
+        return record.verdicts[key]
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self._journal.has(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(key for record in self._journal for key in record.verdicts))
+
+    def __len__(self) -> int:
+        return len(self._journal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
@@ -135,8 +136,7 @@ class Protocol:
     @property
     def digest(self) -> str:
         """SHA-256 over instructions and form."""
-        parts = [self.name, self.instructions, self.texts, self.response_format()]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        return _digest(self)
 
     def response_format(self) -> dict[str, Any]:
         """Return the form of a reply as the chat protocol takes it."""
@@ -177,6 +177,12 @@ def weighted_score(verdict: Verdict) -> float:
     """Return the weighted score of a pointwise verdict, 20 … 100."""
     total: float = sum(criterion.weight * verdict[criterion.name]["score"] for criterion in CRITERIA)
     return _POINTS_PER_GRADE * total
+
+
+@cache  # it is part of the key of every answer, and the form takes most of a millisecond
+def _digest(protocol: Protocol) -> str:
+    parts = [protocol.name, protocol.instructions, protocol.texts, protocol.response_format()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _form(name: str, kind: type[_Strict], *more: str) -> type[BaseModel]:

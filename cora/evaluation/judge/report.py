@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cora.evaluation.cells import table_text
 from cora.evaluation.judge.calls import Judge
 from cora.evaluation.judge.findings import CRITERION_NAMES, Finding
-from cora.evaluation.judge.journal import CallRecord
+from cora.evaluation.judge.journal import CallRecord, VerdictJournal
 from cora.evaluation.judge.protocols import OVERALL
 from cora.files import write_file, write_json
 from cora.provenance import provenance
@@ -24,7 +25,7 @@ def write_report(
     judge: Judge,
     findings: Sequence[Finding],
     summary: Mapping[str, Any],
-    records: Sequence[CallRecord],
+    journal: VerdictJournal,
     *,
     origin: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -35,13 +36,17 @@ def write_report(
         judge: Who judged.
         findings: One per sample.
         summary: Scores and counts over them.
-        records: All requests of the folder; those of other judges are left out.
+        journal: All requests of the folder; those of other judges are left out.
         origin: What the samples come from.
 
     Raises:
         DataError: A file cannot be written.
     """
-    own = [record for record in records if record.judge == judge.digest]
+    digest = judge.digest
+    # Only what is counted stays in memory, not what the judge wrote.
+    own = [
+        replace(record, verdicts={key: {} for key in record.verdicts}) for record in journal if record.judge == digest
+    ]
     report = {
         "mode": judge.protocol.name,
         **summary,

@@ -193,9 +193,11 @@ def _report(
     origin: Mapping[str, Any] | None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """Write the report on all samples; `failures` are those that are not in the journal."""
-    for record in reversed(journal.records):  # what happened last counts
-        if record.judge == judge.digest:
-            failures = {**record.failures, **failures}
-    findings = find_all(samples, journal.verdicts, failures)
-    report = write_report(output_dir, judge, findings, summarize(findings), journal.records, origin=origin or {})
+    digest = judge.digest
+    known: Failures = {}
+    for record in journal:
+        if record.judge == digest:
+            known.update(record.failures)  # what happened last counts
+    findings = find_all(samples, journal.verdicts, {**known, **failures})
+    report = write_report(output_dir, judge, findings, summarize(findings), journal, origin=origin or {})
     return findings, report

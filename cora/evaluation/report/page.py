@@ -19,7 +19,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cora.errors import ConfigError, DataError
-from cora.evaluation.labels import LABELS
+from cora.evaluation.judge.results import Judged, name_judges, read_judged, with_verdicts
+from cora.evaluation.labels import label_of
 from cora.evaluation.report.charts import bars, histogram
 from cora.evaluation.report.pictures import embed_pictures
 from cora.evaluation.report.scores import groups_of, means_by_type, metrics_of, shown_metrics
@@ -61,7 +62,7 @@ def write_report(folder: str | Path, path: str | Path | None = None, *, options:
     """Write the report of a run and return where it is.
 
     Args:
-        folder: Folder of the run: metrics.json and samples.jsonl are read.
+        folder: Folder of the run: metrics.json and samples.jsonl are read, and what judges left in it.
         path: Where the report goes; ``report.html`` in the folder by default.
         options: What it holds.
 
@@ -70,8 +71,11 @@ def write_report(folder: str | Path, path: str | Path | None = None, *, options:
     """
     folder, options = Path(folder), options or ReportOptions()
     document, samples = read_metrics(folder), read_samples(folder)
+    judges = read_judged(folder, samples)
+    names = name_judges(judges)
+    judged = {names[each.digest]: each for each in judges}
     path = folder / REPORT_NAME if path is None else Path(path)
-    write_file(path, _render(folder.resolve().name, document, samples, options))
+    write_file(path, _render(folder.resolve().name, document, with_verdicts(samples, judged), judged, options))
     return path
 
 
@@ -93,11 +97,17 @@ def read_metrics(folder: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _render(name: str, document: Mapping[str, Any], samples: Sequence[Sample], options: ReportOptions) -> str:
+def _render(
+    name: str,
+    document: Mapping[str, Any],
+    samples: Sequence[Sample],
+    judged: Mapping[str, Judged],
+    options: ReportOptions,
+) -> str:
     shown = samples[: options.max_rows]
     metrics, groups = shown_metrics(samples), groups_of(document)
     data = _data(shown, metrics, document, options)
-    histograms = [histogram(f"{LABELS.get(metric, metric)} of samples", values) for metric, values in _spread(samples)]
+    histograms = [histogram(f"{label_of(metric)} of samples", values) for metric, values in _spread(samples)]
     scripts = [*map(viewer_source, SCRIPTS), *map(_source, _SCRIPTS)]
     style, script = _source("report.css"), "\n".join(scripts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -110,10 +120,11 @@ def _render(name: str, document: Mapping[str, Any], samples: Sequence[Sample], o
         metrics=metrics_of(document),
         groups=groups,
         charts=[*(bars(title, each) for title, each in groups.items()), *histograms],
-        metric_labels=[LABELS.get(metric, metric) for metric in metrics],
+        metric_labels=[label_of(metric) for metric in metrics],
         types=means_by_type(samples, metrics),
+        judges={label_of(name): each for name, each in judged.items()},
         counts=document["counts"],
-        provenance=list(_flat({key: value for key, value in document["provenance"].items() if key != "views"})),
+        provenance=list(_flat(_provenance(document, judged))),
         created=document["provenance"].get("created", ""),
         num_samples=len(samples),
         num_rows=len(shown),
@@ -121,6 +132,11 @@ def _render(name: str, document: Mapping[str, Any], samples: Sequence[Sample], o
         num_pictures=sum(bool(picture["thumbnail"]) for picture in data["panoramas"]),
         options=options,
     )
+
+
+def _provenance(document: Mapping[str, Any], judged: Mapping[str, Judged]) -> dict[str, Any]:
+    judges = {name: {"folder": each.folder.name, **each.judge, **each.origin} for name, each in judged.items()}
+    return {**{key: value for key, value in document["provenance"].items() if key != "views"}, **judges}
 
 
 def _data(
@@ -135,7 +151,7 @@ def _data(
     )
     places = {path: index for index, path in enumerate(pictures)}
     return {
-        "metrics": [{"name": metric, "label": LABELS.get(metric, metric)} for metric in metrics],
+        "metrics": [{"name": metric, "label": label_of(metric)} for metric in metrics],
         "views": document["provenance"].get("views", []),
         "panoramas": [
             {"name": each.name, "thumbnail": each.thumbnail, "viewer": each.viewer, "why": each.why}

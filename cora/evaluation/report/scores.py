@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cora.evaluation.labels import LABELS
+from cora.evaluation.labels import LABELS, label_of
 from cora.evaluation.samples import Sample
 
 __all__ = ["Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown_metrics"]
@@ -52,7 +52,7 @@ def metrics_of(document: Mapping[str, Any]) -> list[Metric]:
     for name, entry in document["metrics"].items():
         low, high = _interval(entry)
         remark = "; ".join(text for key in ("why", "how") if (text := entry.get(key)))
-        found.append(Metric(name, LABELS.get(name, name), entry.get("value"), low, high, remark))
+        found.append(Metric(name, label_of(name), entry.get("value"), low, high, remark))
     found.sort(key=lambda metric: metric.name != "exact_match")
     return found + _yaw_metrics(document.get("yaw_consistency") or {})
 
