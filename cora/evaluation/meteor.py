@@ -11,16 +11,20 @@ Reference: Denkowski and Lavie, "Meteor Universal", 2014.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cora.evaluation.corpus import Corpus
 from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
 from cora.evaluation.paraphrases import write_possible
 from cora.evaluation.tokenizer import one_line, scorer_folder
 
-__all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums"]
+if TYPE_CHECKING:
+    from cora.evaluation.values import Numbers
+
+__all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums", "score_meteor"]
 
 # Per sample: weighted matches and weighted words of the answer, the same of the reference, runs of matched words in
 # equal order, matched words.
@@ -30,6 +34,8 @@ METEOR_SUMS = 6
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 _NUM_COUNTS = 23
+# That one run of the program is given: it has all of them in memory.
+_SAMPLES = 2**17
 
 
 def meteor_sums(
@@ -125,12 +131,10 @@ def _clean(text: str) -> str:
     return one_line(text.replace("|||", " "))
 
 
-def score_meteor(
-    gold: Mapping[int, Sequence[str]], hypotheses: Mapping[int, Sequence[str]], java: JavaRuntime, limit: float | None
-) -> tuple[float, list[float], list[tuple[float, ...]]]:
-    """Return METEOR of the corpus, of each sample, and the statistics behind both."""
+def score_meteor(corpus: Corpus, java: JavaRuntime, limit: float | None) -> tuple[float, Numbers, Numbers]:
+    """Return METEOR of the corpus, of each sample float[N], and the statistics behind both, float[N, 6]."""
     import numpy as np
 
-    sums = meteor_sums([hypotheses[key][0] for key in gold], list(gold.values()), java, timeout_seconds=limit)
-    samples = [float(score) for score in meteor_from_sums(sums)]
-    return float(meteor_from_sums(np.sum(sums, axis=0, keepdims=True))[0]), samples, sums
+    parts = (part.texts() for part in corpus.parts(_SAMPLES))
+    sums = np.concatenate([np.array(meteor_sums(*texts, java, timeout_seconds=limit)) for texts in parts])
+    return float(meteor_from_sums(sums.sum(axis=0, keepdims=True))[0]), meteor_from_sums(sums), sums

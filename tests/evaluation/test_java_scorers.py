@@ -19,6 +19,7 @@ from test_metrics import fake_java
 from cora.cli.main import main
 from cora.errors import BackendUnavailable, DataError
 from cora.evaluation import metrics
+from cora.evaluation.corpus import Corpus
 from cora.evaluation.java import JavaFailure, find_java
 from cora.evaluation.meteor import meteor_from_sums, meteor_sums, score_meteor
 from cora.evaluation.metrics import CORAEvaluator
@@ -26,8 +27,8 @@ from cora.evaluation.scoring import score_answers
 from cora.evaluation.spice import score_spice
 from cora.evaluation.spice_files import SPICE_FILES, download_spice_files, find_spice_files
 
-GOLD = {0: ["a red ball", "the red ball here"], 1: ["a dog"], 2: ["a cat"]}
-ANSWERS = {0: ["a red ball"], 1: [""], 2: ["a house"]}
+ANSWERS = ["a red ball", "", "a house"]
+CORPUS = Corpus.of([*ANSWERS, "a red ball", "the red ball here", "a dog", "a cat"], [2, 1, 1])
 
 # Writes the score 0.25 times the number of references for each caption that -out wants scores of.
 SPICE = """
@@ -97,7 +98,7 @@ def test_a_meteor_that_crashes_hangs_or_miscounts(
 ) -> None:
     monkeypatch.setattr("cora.evaluation.meteor.write_possible", lambda *_: False)
     with pytest.raises(JavaFailure, match=why):
-        score_meteor(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1)
+        score_meteor(CORPUS, find_java(fake_java(tmp_path, script)), 1)
 
 
 @pytest.mark.real_meteor
@@ -115,7 +116,7 @@ def test_a_failing_meteor_costs_no_other_metric_and_counts(monkeypatch: pytest.M
 
 def test_spice_reads_and_writes_files(installed: Path, tmp_path: Path) -> None:
     assert installed.name == "lib"
-    corpus, samples = score_spice(GOLD, ANSWERS, find_java(fake_java(tmp_path, SPICE.replace("FROM", "0"))), 60)
+    corpus, samples = score_spice(CORPUS, find_java(fake_java(tmp_path, SPICE.replace("FROM", "0"))), 60)
     assert samples == [0.5, 0.25, 0.25]
     assert corpus == pytest.approx(1 / 3)
 
@@ -132,7 +133,7 @@ def test_spice_reads_and_writes_files(installed: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_spice_that_crashes_hangs_or_miscounts(tmp_path: Path, script: str, why: str) -> None:
     with pytest.raises(JavaFailure, match=why):
-        score_spice(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1 if "sleep" in script else 60)
+        score_spice(CORPUS, find_java(fake_java(tmp_path, script)), 1 if "sleep" in script else 60)
 
 
 def test_spice_counts_as_missing_only_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

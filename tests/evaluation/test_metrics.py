@@ -17,6 +17,7 @@ import pytest
 from cora.errors import BackendUnavailable, ConfigError
 from cora.evaluation import java as java_module
 from cora.evaluation import metrics
+from cora.evaluation.corpus import Corpus
 from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import JavaFailure, JavaRuntime, find_java
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
@@ -110,8 +111,8 @@ def test_several_references_and_empty_answers() -> None:
         [["a red house stands here", "a red house"], ["a dog"], ["the blue sea is calm and wide"]],
     )
     assert scores.per_sample["bleu_2"][0] == pytest.approx(1.0, abs=1e-6)
-    assert scores.per_sample["rouge_l"][:2] == [1.0, 0.0]
-    assert all(isinstance(value, float) for values in scores.per_sample.values() for value in values)
+    assert scores.per_sample["rouge_l"][:2].tolist() == [1.0, 0.0]
+    assert {(values.dtype.name, len(values)) for values in scores.per_sample.values()} == {("float64", 3)}
     json.dumps({name: value.to_dict() for name, value in scores.corpus.items()}, allow_nan=False)
 
 
@@ -143,20 +144,22 @@ def test_scores_are_those_of_the_library_and_cider_takes_half_its_memory() -> No
         finally:
             tracemalloc.stop()
 
+    captions = [text for texts in (*hypotheses.values(), *gold.values()) for text in texts]
+    corpus = Corpus.of(captions, [len(texts) for texts in gold.values()])
     found = metrics.CaptionScores({})
-    (corpus, samples), most = traced(lambda: Cider().compute_score(gold, hypotheses))
-    (ours, our_samples), peak = traced(lambda: metrics._cider(found, gold, hypotheses)["cider"])
-    assert ours == pytest.approx(corpus, abs=1e-12)
+    (overall, samples), most = traced(lambda: Cider().compute_score(gold, hypotheses))
+    (ours, our_samples), peak = traced(lambda: metrics._cider(found, corpus)["cider"])
+    assert ours == pytest.approx(overall, abs=1e-12)
     assert our_samples == pytest.approx(samples, abs=1e-12)
     assert peak < most / 2
-    corpora, each = Bleu(4).compute_score(gold, hypotheses, verbose=0)
-    for n, (ours, our_samples) in enumerate(metrics._bleu(found, gold, hypotheses).values()):
-        assert ours == pytest.approx(corpora[n], abs=1e-12)
+    overalls, each = Bleu(4).compute_score(gold, hypotheses, verbose=0)
+    for n, (ours, our_samples) in enumerate(metrics._bleu(found, corpus).values()):
+        assert ours == pytest.approx(overalls[n], abs=1e-12)
         assert our_samples == pytest.approx(each[n], abs=1e-12)
-    corpus, samples = Rouge().compute_score(gold, hypotheses)
-    ours, our_samples = metrics._rouge_l(found, gold, hypotheses)["rouge_l"]
-    assert ours == pytest.approx(corpus, abs=1e-12)
-    assert our_samples == list(samples)
+    overall, samples = Rouge().compute_score(gold, hypotheses)
+    ours, our_samples = metrics._rouge_l(found, corpus)["rouge_l"]
+    assert ours == pytest.approx(overall, abs=1e-12)
+    assert our_samples.tolist() == list(samples)
 
 
 def test_nothing_to_score_and_wrong_lengths() -> None:
