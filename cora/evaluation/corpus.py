@@ -78,10 +78,12 @@ class Corpus:
         """The place after the last word of each caption, int64[C]."""
         return self._starts[1:]
 
-    def parts(self, size: int) -> Iterator[Corpus]:
-        """Yield the samples in order, `size` at a time; the last part may have fewer."""
+    def parts(self, num_words: int) -> Iterator[Corpus]:
+        """Yield the samples in order, so many of them at a time that they have `num_words` words on average."""
         import numpy as np
 
+        # A caption without words is something too.
+        size = 1 + num_words * len(self) // (len(self.words) + len(self.lengths))
         for start in range(0, len(self), size):
             stop = min(start + size, len(self))
             captions = slice(start, stop), slice(self._references[start], self._references[stop])
@@ -97,13 +99,7 @@ class Corpus:
         for answer, (start, end) in zip(captions, pairwise(firsts), strict=False):
             yield answer, captions[start:end]
 
-    def texts(self) -> tuple[list[str], list[list[str]]]:
-        """Return answers and references as texts again, with single spaces between tokens."""
-        answers, references = [], []
-        for answer, group in self:
-            answers.append(self._text(answer))
-            references.append([self._text(words) for words in group])
-        return answers, references
-
-    def _text(self, words: Sequence[int]) -> str:
-        return " ".join([self.vocabulary[word] for word in words])
+    def texts(self) -> Iterator[tuple[str, ...]]:
+        """Yield the answer of each sample and its references as texts again, with single spaces between words."""
+        for answer, references in self:
+            yield tuple([" ".join([self.vocabulary[word] for word in words]) for words in (answer, *references)])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,10 +36,8 @@ logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider", "spice")
 Tokenizer = Literal["ptb", "regex"]
-# Captions that one run of the tokeniser is given: their texts are in memory several times.
-_CAPTIONS = 2**18
-# Samples whose words are texts or lists, and not arrays, at a time.
-_SAMPLES = 2**14
+# Words that are in lists, and not in arrays, at a time.
+_WORDS = 2**19
 _HOW = {"meteor": HOW_TO_GET_JAVA, "spice": HOW_TO_GET_SPICE}
 
 
@@ -173,13 +171,12 @@ class CORAEvaluator:
         """Return predictions and references as tokens."""
         texts = chain(predictions, chain.from_iterable(references))
         if self._tokenizer == "regex":
-            tokenize_block = tokenize_by_regex
+            tokens = tokenize_by_regex(texts)
         elif java is None:
             raise BackendUnavailable(why)
         else:
-            tokenize_block = partial(tokenize, java=java, timeout_seconds=self._timeout_seconds)
-        blocks = iter(lambda: list(islice(texts, _CAPTIONS)), [])
-        return Corpus.of(chain.from_iterable(map(tokenize_block, blocks)), [len(group) for group in references])
+            tokens = tokenize(texts, java, timeout_seconds=self._timeout_seconds)
+        return Corpus.of(tokens, [len(group) for group in references])
 
     def _score_tokenized(self, corpus: Corpus, java: JavaRuntime | None, why: str) -> CaptionScores:
         """Return the scores: Java programs run while the scorers in Python do."""
@@ -197,10 +194,10 @@ class CORAEvaluator:
                 else:
                     running[name] = pool.submit(program, corpus, java, self._timeout_seconds)
             for names, scorer in _SCORERS.items():
-                if wanted := set(names) & set(self._metrics):
-                    _add(found, names, partial(scorer, found, corpus), wanted=wanted)
+                if wanted := [name for name in names if name in self._metrics]:
+                    _add(found, wanted, partial(scorer, found, corpus))
             for name, future in running.items():
-                _add(found, (name,), _result_of(found, name, future), wanted={name})
+                _add(found, [name], _result_of(found, name, future))
         for name, metric in found.corpus.items():
             if metric.status == "ok":
                 found.corpus[name] = replace(metric, why=_caveat(name, corpus, self._tokenizer))
@@ -225,23 +222,17 @@ def _result_of(found: CaptionScores, name: str, future: Future[_Found]) -> Calla
     return wait
 
 
-def _add(
-    found: CaptionScores,
-    names: Sequence[str],
-    scores: Callable[[], _Values],
-    *,
-    wanted: set[str],
-) -> None:
+def _add(found: CaptionScores, wanted: Sequence[str], scores: Callable[[], _Values]) -> None:
     """Add metrics to what was found; whatever one of them trips over costs no other."""
     import numpy as np
 
     try:
         values = scores()
     except BackendUnavailable as error:
-        how = _HOW.get(names[0], "")
+        how = _HOW.get(wanted[0], "")
         found.corpus.update((name, MetricValue(None, "unavailable", str(error), how)) for name in wanted)
     except Exception as error:
-        logger.warning("%s failed: %s", ", ".join(names), error, exc_info=not isinstance(error, JavaFailure))
+        logger.warning("%s failed: %s", ", ".join(wanted), error, exc_info=not isinstance(error, JavaFailure))
         why = str(error) if isinstance(error, JavaFailure) else f"{type(error).__name__}: {error}"
         found.corpus.update((name, MetricValue(None, "failed", why, "see the log")) for name in wanted)
     else:
@@ -267,7 +258,7 @@ def _are_equal(items: Iterable[object]) -> bool:
 
 def _samples(corpus: Corpus) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Yield the words of each sample's answer and references; those of all samples at once would be large lists."""
-    return chain.from_iterable(corpus.parts(_SAMPLES))
+    return chain.from_iterable(corpus.parts(_WORDS))
 
 
 def _bleu(found: CaptionScores, corpus: Corpus) -> _Values:

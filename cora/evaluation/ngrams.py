@@ -26,17 +26,15 @@ __all__ = ["bleu_sums", "cider"]
 LONGEST = 4
 # Of the penalty for another length than the reference's.
 _SIGMA = 6.0
-# Samples whose n-grams are in memory at a time, where samples do not depend on each other.
-_SAMPLES = 2**14
-# Words whose n-grams are in memory at a time otherwise, on average.
-_WORDS = 2**21
+# Words whose n-grams are in memory at a time: of samples that do not depend on each other, and of all samples.
+_WORDS_OF_SAMPLES, _WORDS = 2**19, 2**21
 
 
 def bleu_sums(corpus: Corpus) -> Numbers:
     """Return what BLEU is computed from, float[N, 10] by sample; see `cora.evaluation.metrics.bleu_from_sums`."""
     import numpy as np
 
-    return np.concatenate([_bleu_sums(part) for part in corpus.parts(_SAMPLES)])
+    return np.concatenate([_bleu_sums(part) for part in corpus.parts(_WORDS_OF_SAMPLES)])
 
 
 def _bleu_sums(corpus: Corpus) -> Numbers:

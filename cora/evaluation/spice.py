@@ -39,8 +39,7 @@ def score_spice(corpus: Corpus, java: JavaRuntime, limit: float | None) -> tuple
     """
     jars = find_spice_files()
     program = scorer_folder() / "spice"
-    pairs = enumerate(zip(*corpus.texts(), strict=True))
-    texts = [{"image_id": index, "test": answer, "refs": references} for index, (answer, references) in pairs]
+    texts = [{"image_id": key, "test": answer, "refs": gold} for key, (answer, *gold) in enumerate(corpus.texts())]
     seconds = 600 + 0.2 * len(corpus.lengths) if limit is None else limit
     with tempfile.TemporaryDirectory(prefix="cora-spice-") as name:
         folder = Path(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,27 +21,48 @@ __all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", 
 
 PTB_NAME = "ptb (stanford-corenlp-3.4.1, lower case, punctuation removed)"
 REGEX_NAME = "regex (of CORA, alike on plain English; not comparable with published scores)"
+# Of the texts that one run is given; a text counts as this many more than it has.
+_CHARACTERS, _SHORTEST = 2**25, 64
 _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 
 
-def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> list[str]:
-    """Return each caption as its tokens, separated by single spaces.
+def tokenize(captions: Iterable[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> Iterator[str]:
+    """Yield each caption as its tokens, separated by single spaces.
 
     Args:
         captions: Any text; line breaks of every kind count as spaces. An empty caption has no tokens.
-        java: What runs the tokeniser.
-        timeout_seconds: Time limit; by default two minutes and 20 ms per caption.
+        java: What runs the tokeniser, once for every `_CHARACTERS` characters.
+        timeout_seconds: Time limit of a run; by default two minutes and 20 ms per caption.
 
     Raises:
         JavaFailure: The tokeniser crashed, ran out of time, or answered with another number of lines.
     """
+    for block in _blocks(map(one_line, captions)):
+        # Short answers and the questions of a layout repeat; equal ones have equal tokens.
+        lines = list(dict.fromkeys(block))
+        tokens = dict(zip(lines, _tokenize_lines(lines, java, timeout_seconds), strict=True))
+        for caption in block:
+            yield tokens[caption]
+
+
+def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the texts in order, in lists that are in memory several times without much harm."""
+    block, size = [], 0
+    for text in texts:
+        block.append(text)
+        size += len(text) + _SHORTEST
+        if size >= _CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
+
+
+def _tokenize_lines(lines: Sequence[str], java: JavaRuntime, timeout_seconds: float | None) -> Iterator[str]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
-    cleaned = [one_line(caption) for caption in captions]
-    if not any(cleaned):
-        return ["" for _ in cleaned]
-    # Short answers and the questions of a layout repeat; equal ones have equal tokens.
-    lines = list(dict.fromkeys(cleaned))
+    if not any(lines):
+        return iter(lines)
     limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
     with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
         folder = Path(name)
@@ -58,9 +79,7 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     if len(tokenized) != len(lines):
         raise JavaFailure(f"the tokeniser answered {len(lines)} captions with {len(tokenized)} lines")
     removed = frozenset(PUNCTUATIONS)
-    kept = (" ".join(token for token in line.split() if token not in removed) for line in tokenized)
-    tokens = dict(zip(lines, kept, strict=True))
-    return [tokens[caption] for caption in cleaned]
+    return (" ".join(token for token in line.split() if token not in removed) for line in tokenized)
 
 
 def jar_digest() -> str:
@@ -68,9 +87,9 @@ def jar_digest() -> str:
     return hashlib.sha256(_jar().read_bytes()).hexdigest()
 
 
-def tokenize_by_regex(captions: Sequence[str]) -> list[str]:
-    """Return each caption as its tokens, separated by single spaces, without Java; see `REGEX_NAME`."""
-    return [" ".join(_TOKEN.findall(_plain(caption))) for caption in captions]
+def tokenize_by_regex(captions: Iterable[str]) -> Iterator[str]:
+    """Yield each caption as its tokens, separated by single spaces, without Java; see `REGEX_NAME`."""
+    return (" ".join(_TOKEN.findall(_plain(caption))) for caption in captions)
 
 
 def one_line(caption: str) -> str:

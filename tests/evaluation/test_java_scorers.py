@@ -13,13 +13,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rows import make_row
+from rows import make_corpus, make_row
 from test_metrics import fake_java
 
 from cora.cli.main import main
 from cora.errors import BackendUnavailable, DataError
 from cora.evaluation import metrics
-from cora.evaluation.corpus import Corpus
 from cora.evaluation.java import JavaFailure, find_java
 from cora.evaluation.meteor import meteor_from_sums, meteor_sums, score_meteor
 from cora.evaluation.metrics import CORAEvaluator
@@ -27,8 +26,7 @@ from cora.evaluation.scoring import score_answers
 from cora.evaluation.spice import score_spice
 from cora.evaluation.spice_files import SPICE_FILES, download_spice_files, find_spice_files
 
-ANSWERS = ["a red ball", "", "a house"]
-CORPUS = Corpus.of([*ANSWERS, "a red ball", "the red ball here", "a dog", "a cat"], [2, 1, 1])
+CORPUS = make_corpus(["a red ball", "", "a house"], [["a red ball", "the red ball here"], ["a dog"], ["a cat"]])
 
 # Writes the score 0.25 times the number of references for each caption that -out wants scores of.
 SPICE = """
@@ -75,7 +73,9 @@ def test_no_caption_puts_meteor_out_of_step() -> None:
     ]
     java = find_java()
     # The last one again: equal pairs go to the program once.
-    scores = meteor_from_sums(meteor_sums([*hostile, *plain, plain[1]], [*references, references[5]], java))
+    scores = meteor_from_sums(
+        meteor_sums(make_corpus([*hostile, *plain, plain[1]], [*references, references[5]]), java)
+    )
     assert len(scores) == 7
     assert scores[6] == scores[5]
     assert (scores[2], scores[5]) == (0.0, 1.0)
