@@ -74,8 +74,7 @@ def _count(corpus: Corpus, java: JavaRuntime, timeout_seconds: float | None) -> 
         ):
             options += ["-a", "paraphrases.gz"]
         arguments = [*QUICK, "-Xmx1G", "-jar", str(jar), "answers", "references", *options]
-        output = java.run(arguments, folder=folder, timeout_seconds=limit)
-    lines = output.splitlines()
+        lines = java.run(arguments, folder=folder, timeout_seconds=limit).read_bytes().splitlines()
     if len(lines) != num_lines:
         raise JavaFailure(f"METEOR answered {num_lines} captions with {len(lines)} lines")
     sums = np.fromiter(chain.from_iterable(map(_sums, lines)), dtype=np.float64)

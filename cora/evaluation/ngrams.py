@@ -27,7 +27,7 @@ LONGEST = 4
 # Of the penalty for another length than the reference's.
 _SIGMA = 6.0
 # Words whose n-grams are in memory at a time: of samples that do not depend on each other, and of all samples.
-_WORDS_OF_SAMPLES, _WORDS = 2**19, 2**21
+_WORDS_OF_SAMPLES, _WORDS = 2**19, 2**20
 
 
 def bleu_sums(corpus: Corpus) -> Numbers:
@@ -45,11 +45,12 @@ def _bleu_sums(corpus: Corpus) -> Numbers:
     lengths = corpus.lengths[:count]
     samples = corpus.samples
     for n, (captions, grams, counts) in enumerate(_counted(corpus), start=1):
-        mine, theirs, places = _shared(samples[captions], grams, num_answers=int(np.searchsorted(captions, count)))
-        allowed = np.zeros(len(mine), dtype=np.int64)
+        end = int(np.searchsorted(captions, count))
+        theirs, places = _shared(samples[captions], grams, num_answers=end)
+        allowed = np.zeros(end, dtype=np.int64)
         np.maximum.at(allowed, places, counts[theirs])
-        correct = np.minimum(allowed, counts[mine])
-        sums[:, n - 1] = np.bincount(captions[mine], weights=correct, minlength=count)
+        correct = np.minimum(allowed, counts[:end])
+        sums[:, n - 1] = np.bincount(captions[:end], weights=correct, minlength=count)
         sums[:, LONGEST + n - 1] = np.maximum(lengths - n + 1, 0)
     sums[:, -2] = lengths
     # Of the references that are closest in length the shortest: the least of (distance, length) as one number.
@@ -79,9 +80,9 @@ def cider(corpus: Corpus) -> Numbers:
             frequencies = np.bincount(documents, minlength=size)
             weights = counts * (np.log(count) - np.log(np.maximum(frequencies, 1)))[grams]
             squares[n] += np.bincount(captions, weights=weights**2, minlength=num_captions)
-            mine, theirs, places = _shared(samples[captions], grams, num_answers=end)
+            theirs, places = _shared(samples[captions], grams, num_answers=end)
             # Clipped, so that to repeat a word does not pay.
-            products = np.minimum(weights[mine][places], weights[theirs]) * weights[theirs]
+            products = np.minimum(weights[places], weights[theirs]) * weights[theirs]
             dots[n] += np.bincount(captions[theirs] - count, weights=products, minlength=len(owners))
     similarities = np.zeros(len(owners))
     for n in range(LONGEST):
@@ -117,15 +118,14 @@ def _counted(corpus: Corpus, part: int = 0, num_parts: int = 1) -> Iterator[tupl
             fits = starts + n <= corpus.ends[captions]
             starts, captions = starts[fits], captions[fits]
             # The n-gram before, which is shorter by a word, and that word.
-            keys = grams[fits] * vocabulary + corpus.words[starts + n - 1]
-            grams = np.unique(keys, return_inverse=True)[1]
+            grams = np.unique(grams[fits] * vocabulary + corpus.words[starts + n - 1], return_inverse=True)[1]
         size = int(grams.max(initial=0)) + 1
         rows, counts = np.unique(captions * size + grams, return_counts=True)
-        yield rows // size, rows % size, counts
+        yield *np.divmod(rows, size), counts
 
 
-def _shared(samples: Counts, grams: Counts, *, num_answers: int) -> tuple[Counts, Counts, Counts]:
-    """Return rows of answers, rows of references that their answer shares, and where among the first those are.
+def _shared(samples: Counts, grams: Counts, *, num_answers: int) -> tuple[Counts, Counts]:
+    """Return the rows of references whose n-gram their answer has too, and the rows in which the answer has it.
 
     Args:
         samples: The sample of each row.
@@ -136,7 +136,6 @@ def _shared(samples: Counts, grams: Counts, *, num_answers: int) -> tuple[Counts
 
     size = int(grams.max(initial=0)) + 1
     keys = samples * size + grams
-    mine, theirs = np.arange(num_answers), np.arange(num_answers, len(keys))
     places = np.searchsorted(keys[:num_answers], keys[num_answers:])
     is_shared = np.append(keys[:num_answers], -1)[places] == keys[num_answers:]
-    return mine, theirs[is_shared], places[is_shared]
+    return num_answers + np.flatnonzero(is_shared), places[is_shared]

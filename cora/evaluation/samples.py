@@ -20,7 +20,7 @@ from cora.files import write_file
 if TYPE_CHECKING:
     from cora.evaluation.values import Numbers
 
-__all__ = ["SAMPLES_NAME", "Sample", "read_samples", "write_samples"]
+__all__ = ["SAMPLES_NAME", "Sample", "iterate_samples", "read_samples", "write_samples"]
 
 SAMPLES_NAME = "samples.jsonl"
 
@@ -103,28 +103,32 @@ def _listed(sums: Numbers | None, index: int, answer: str | None) -> list[float]
 
 
 def read_samples(folder: str | Path) -> list[Sample]:
-    """Return the samples of a run's folder, in the order of its table.
+    """Return the samples of a run's folder as a list, see `iterate_samples`."""
+    return list(iterate_samples(folder))
+
+
+def iterate_samples(folder: str | Path) -> Iterator[Sample]:
+    """Yield the samples of a run's folder, in the order of its table.
 
     Raises:
         DataError: The folder holds none, or a line is no sample; names the file and the line.
     """
     path = Path(folder) / SAMPLES_NAME
-    samples: list[Sample] = []
+    number = 0
     try:
         with path.open(encoding="utf-8") as stream:
             for line in stream:
-                samples.append(_parse(json.loads(line)))
+                number += 1
+                yield _parse(json.loads(line))
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise DataError(
             f"{path}: {reason}; cora-eval writes it, also from a predictions file (cora-eval --csv-input)"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
-        where = f"{path}, line {len(samples) + 1}"
-        raise DataError(f"{where}: not a sample: {type(error).__name__}: {error}") from None
-    if not samples:
+        raise DataError(f"{path}, line {number}: not a sample: {type(error).__name__}: {error}") from None
+    if not number:
         raise DataError(f"{path}: the file is empty")
-    return samples
 
 
 def _parse(values: dict[str, Any]) -> Sample:

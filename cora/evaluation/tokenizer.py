@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 from cora.errors import BackendUnavailable
@@ -21,65 +23,64 @@ __all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", 
 
 PTB_NAME = "ptb (stanford-corenlp-3.4.1, lower case, punctuation removed)"
 REGEX_NAME = "regex (of CORA, alike on plain English; not comparable with published scores)"
-# Of the texts that one run is given; a text counts as this many more than it has.
-_CHARACTERS, _SHORTEST = 2**25, 64
+# Captions that are in memory at a time.
+_BLOCK = 2**16
+# It has one caption in memory; without a bound it would take what the machine has before it clears up.
+_HEAP = "-Xmx512M"
 _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 
 
 def tokenize(captions: Iterable[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> Iterator[str]:
     """Yield each caption as its tokens, separated by single spaces.
 
+    All captions go to one run of the tokeniser: how it takes a point at the end of one depends on what follows.
+
     Args:
         captions: Any text; line breaks of every kind count as spaces. An empty caption has no tokens.
-        java: What runs the tokeniser, once for every `_CHARACTERS` characters.
-        timeout_seconds: Time limit of a run; by default two minutes and 20 ms per caption.
+        java: What runs the tokeniser.
+        timeout_seconds: Time limit; by default two minutes and 20 ms per caption.
 
     Raises:
         JavaFailure: The tokeniser crashed, ran out of time, or answered with another number of lines.
     """
-    for block in _blocks(map(one_line, captions)):
-        # Short answers and the questions of a layout repeat; equal ones have equal tokens.
-        lines = list(dict.fromkeys(block))
-        tokens = dict(zip(lines, _tokenize_lines(lines, java, timeout_seconds), strict=True))
-        for caption in block:
-            yield tokens[caption]
-
-
-def _blocks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the texts in order, in lists that are in memory several times without much harm."""
-    block, size = [], 0
-    for text in texts:
-        block.append(text)
-        size += len(text) + _SHORTEST
-        if size >= _CHARACTERS:
-            yield block
-            block, size = [], 0
-    if block:
-        yield block
-
-
-def _tokenize_lines(lines: Sequence[str], java: JavaRuntime, timeout_seconds: float | None) -> Iterator[str]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
-    if not any(lines):
-        return iter(lines)
-    limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
+    removed = frozenset(PUNCTUATIONS)
     with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
         folder = Path(name)
-        # A lone surrogate, which JSON can smuggle in, has no UTF-8.
-        (folder / "captions").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
+        blocks = _write(map(one_line, captions), folder / "captions")
+        num_lines = sum(max(block) + 1 for block in blocks)
+        if (folder / "captions").stat().st_size == num_lines:
+            yield from ("" for block in blocks for _ in block)
+            return
         output = java.run(
-            [*QUICK, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
+            [*QUICK, _HEAP, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
             folder=folder,
-            timeout_seconds=limit,
+            timeout_seconds=120 + 0.02 * num_lines if timeout_seconds is None else timeout_seconds,
         )
-    tokenized = output.decode("utf-8").split("\n")
-    if tokenized and not tokenized[-1]:
-        tokenized.pop()
-    if len(tokenized) != len(lines):
-        raise JavaFailure(f"the tokeniser answered {len(lines)} captions with {len(tokenized)} lines")
-    removed = frozenset(PUNCTUATIONS)
-    return (" ".join(token for token in line.split() if token not in removed) for line in tokenized)
+        with output.open(encoding="utf-8", newline="\n") as stream:
+            if (num_found := sum(1 for _ in stream)) != num_lines:
+                raise JavaFailure(f"the tokeniser answered {num_lines} captions with {num_found} lines")
+            stream.seek(0)
+            for block in blocks:
+                lines = islice(stream, max(block) + 1)
+                tokens = [" ".join(token for token in line.split() if token not in removed) for line in lines]
+                yield from map(tokens.__getitem__, block)
+
+
+def _write(captions: Iterator[str], path: Path) -> list[array[int]]:
+    """Write captions to a file, a line each, and return which line of its block each has, block by block.
+
+    Short answers and the questions of a layout repeat: in a block equal captions have one line.
+    """
+    blocks = []
+    with path.open("wb") as stream:
+        while block := list(islice(captions, _BLOCK)):
+            lines: dict[str, int] = {}
+            blocks.append(array("l", (lines.setdefault(caption, len(lines)) for caption in block)))
+            # A lone surrogate, which JSON can smuggle in, has no UTF-8.
+            stream.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)
+    return blocks
 
 
 def jar_digest() -> str:
