@@ -150,6 +150,10 @@ class Journal:
             self._note(entry, self._end)
             self._end += len(line)
 
+    def forget(self) -> None:
+        """Give back the memory of the places: nothing is found from now on, and the folder stays held."""
+        self._places = {}
+
     def _note(self, entry: JournalEntry, place: int) -> None:
         if entry.error is None:
             self._places[_packed(entry.key)] = place

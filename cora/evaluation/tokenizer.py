@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from array import array
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 
 from cora.errors import BackendUnavailable
@@ -23,8 +21,6 @@ __all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", 
 
 PTB_NAME = "ptb (stanford-corenlp-3.4.1, lower case, punctuation removed)"
 REGEX_NAME = "regex (of CORA, alike on plain English; not comparable with published scores)"
-# Captions that are in memory at a time.
-_BLOCK = 2**16
 # It has one caption in memory; without a bound it would take what the machine has before it clears up.
 _HEAP = "-Xmx512M"
 _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
@@ -33,7 +29,8 @@ _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 def tokenize(captions: Iterable[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> Iterator[str]:
     """Yield each caption as its tokens, separated by single spaces.
 
-    All captions go to one run of the tokeniser: how it takes a point at the end of one depends on what follows.
+    All captions go to one run of the tokeniser, repeated ones too: how it takes a point at the end of a caption depends
+    on how the next one starts.
 
     Args:
         captions: Any text; line breaks of every kind count as spaces. An empty caption has no tokens.
@@ -47,40 +44,27 @@ def tokenize(captions: Iterable[str], java: JavaRuntime, *, timeout_seconds: flo
 
     removed = frozenset(PUNCTUATIONS)
     with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
-        folder = Path(name)
-        blocks = _write(map(one_line, captions), folder / "captions")
-        num_lines = sum(max(block) + 1 for block in blocks)
-        if (folder / "captions").stat().st_size == num_lines:
-            yield from ("" for block in blocks for _ in block)
+        path = Path(name) / "captions"
+        num_lines = 0
+        with path.open("wb") as stream:
+            for caption in map(one_line, captions):
+                num_lines += 1
+                # A lone surrogate, which JSON can smuggle in, has no UTF-8.
+                stream.write(f"{caption}\n".encode("utf-8", "replace"))
+        if path.stat().st_size == num_lines:
+            yield from ("" for _ in range(num_lines))
             return
         output = java.run(
-            [*QUICK, _HEAP, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
-            folder=folder,
+            [*QUICK, _HEAP, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", path.name],
+            folder=path.parent,
             timeout_seconds=120 + 0.02 * num_lines if timeout_seconds is None else timeout_seconds,
         )
-        with output.open(encoding="utf-8", newline="\n") as stream:
-            if (num_found := sum(1 for _ in stream)) != num_lines:
+        with output.open(encoding="utf-8", newline="\n") as lines:
+            if (num_found := sum(1 for _ in lines)) != num_lines:
                 raise JavaFailure(f"the tokeniser answered {num_lines} captions with {num_found} lines")
-            stream.seek(0)
-            for block in blocks:
-                lines = islice(stream, max(block) + 1)
-                tokens = [" ".join(token for token in line.split() if token not in removed) for line in lines]
-                yield from map(tokens.__getitem__, block)
-
-
-def _write(captions: Iterator[str], path: Path) -> list[array[int]]:
-    """Write captions to a file, a line each, and return which line of its block each has, block by block.
-
-    Short answers and the questions of a layout repeat: in a block equal captions have one line.
-    """
-    blocks = []
-    with path.open("wb") as stream:
-        while block := list(islice(captions, _BLOCK)):
-            lines: dict[str, int] = {}
-            blocks.append(array("l", (lines.setdefault(caption, len(lines)) for caption in block)))
-            # A lone surrogate, which JSON can smuggle in, has no UTF-8.
-            stream.writelines(f"{line}\n".encode("utf-8", "replace") for line in lines)
-    return blocks
+            lines.seek(0)
+            for line in lines:
+                yield " ".join([token for token in line.split() if token not in removed])
 
 
 def jar_digest() -> str:

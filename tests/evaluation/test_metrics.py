@@ -17,7 +17,7 @@ from rows import make_corpus
 
 from cora.errors import BackendUnavailable, ConfigError
 from cora.evaluation import java as java_module
-from cora.evaluation import metrics
+from cora.evaluation import metrics, ngrams
 from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import JavaFailure, JavaRuntime, find_java
 from cora.evaluation.metrics import CAPTION_METRICS, CORAEvaluator
@@ -105,6 +105,13 @@ def test_no_line_break_shifts_a_caption(java: JavaRuntime) -> None:
     assert list(tokenize(["", " \n"], java)) == ["", ""]
 
 
+def test_a_caption_is_followed_by_the_next_one_even_if_that_was_there_before(java: JavaRuntime) -> None:
+    """A point stays with a single letter unless a word such as *The* follows, be it in the next line."""
+    captions = ["The sky.", "A house with a.", "The sky.", "Blue."]
+    assert list(tokenize(captions, java)) == ["the sky", "a house with a", "the sky", "blue"]
+    assert list(tokenize([*captions[:2], "Blue."], java))[1] == "a house with a."
+
+
 def test_several_references_and_empty_answers() -> None:
     scores = CORAEvaluator().score(
         ["a red house", "", "the blue sea is calm"],
@@ -122,7 +129,7 @@ def test_cider_of_equal_references_says_why_it_is_zero() -> None:
     assert "by definition" in scores.corpus["cider"].why
 
 
-def test_scores_are_those_of_the_library_and_cider_takes_half_its_memory() -> None:
+def test_scores_are_those_of_the_library_and_cider_takes_half_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -151,6 +158,9 @@ def test_scores_are_those_of_the_library_and_cider_takes_half_its_memory() -> No
     assert ours == pytest.approx(overall, abs=1e-12)
     assert our_samples == pytest.approx(samples, abs=1e-12)
     assert peak < most / 2
+    monkeypatch.setattr(ngrams, "_WORDS", len(corpus.words) // 7)
+    assert metrics._cider(found, corpus)["cider"][1] == pytest.approx(our_samples, abs=1e-12)
+    monkeypatch.setattr(ngrams, "_WORDS_OF_SAMPLES", len(corpus.words) // 7)
     overalls, each = Bleu(4).compute_score(gold, hypotheses, verbose=0)
     for n, (ours, our_samples) in enumerate(metrics._bleu(found, corpus).values()):
         assert ours == pytest.approx(overalls[n], abs=1e-12)
