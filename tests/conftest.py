@@ -48,12 +48,14 @@ def _quick_meteor() -> Iterator[Any]:
     """Put matching words in the place of METEOR's program, which takes seconds at each start."""
     from cora.evaluation import metrics
 
-    def matching_words(gold: Any, hypotheses: Any, java: object, limit: object) -> Any:
+    def matching_words(corpus: Any, java: object, limit: object) -> Any:
+        import numpy as np
+
         shares = []
-        for key, texts in gold.items():
-            words = set(hypotheses[key][0].split())
-            shares.append(max(len(words & set(text.split())) / max(1, len(words)) for text in texts))
-        sums = [(share, 1.0, share, 1.0, 0.0, 1.0) for share in shares]
+        for answer, references in corpus:
+            words = set(answer)
+            shares.append(max(len(words & set(each)) / max(1, len(words)) for each in references))
+        sums = np.array([(share, 1.0, share, 1.0, 0.0, 1.0) for share in shares])
         return sum(shares) / len(shares), shares, sums
 
     real = metrics._PROGRAMS["meteor"]

@@ -27,6 +27,7 @@ __all__ = [
     "choices_cell",
     "merge_rows",
     "read_rows",
+    "sharing_row",
     "stripped_cell",
     "target_cells",
 ]
@@ -119,14 +120,14 @@ def read_rows(
         columns = columns or _find_columns(path, record[1])
         try:
             row = _row(record, index, columns, root, contain=image_root is not None)
-            rows.append(_sharing(row, same))
+            rows.append(sharing_row(row, same))
         except DataError as error:
             raise DataError(f"{path}, line {record[0]}: {error}") from None
     _check_sample_ids(path, rows)
     return merge_rows(rows, name=str(path)) if merge_references else rows
 
 
-def _sharing(row: Row, same: dict[Any, Any]) -> Row:
+def sharing_row(row: Row, same: dict[Any, Any]) -> Row:
     """Return a row that shares what it has in common with earlier ones; `same` holds one of everything seen."""
     shared = {name: same.setdefault(value, value) for name in _SHARED if (value := getattr(row, name)) is not None}
     return replace(row, **shared)

@@ -82,8 +82,8 @@ def collect(
     folders = [Path(run) for run in runs]
     names = _names(folders)
     samples = dict(zip(names, map(read_samples, folders), strict=True))
-    judged = _read_judges(names, folders, samples)
-    samples = {name: with_verdicts(samples[name], judged[name]) for name in names}
+    judged = _read_judges(names, folders)
+    samples = {name: list(with_verdicts(samples[name], judged[name])) for name in names}
     chosen = names[0] if baseline is None else _find_baseline(Path(baseline), folders, names)
     ordered = {name: _in_order(chosen, samples[chosen], name, samples[name]) for name in names}
     present = _present(samples.values())
@@ -116,11 +116,9 @@ def collect(
     return Comparison(wanted, chosen, lines, num_images, resamples, seed, list(_remarks(judged, wanted)))
 
 
-def _read_judges(
-    names: Sequence[str], folders: Sequence[Path], samples: Mapping[str, Sequence[Sample]]
-) -> dict[str, dict[str, Judged]]:
+def _read_judges(names: Sequence[str], folders: Sequence[Path]) -> dict[str, dict[str, Judged]]:
     """Return, by run, what each judge said by its name; the same judge has the same name in all runs."""
-    found = {name: read_judged(folder, samples[name]) for name, folder in zip(names, folders, strict=True)}
+    found = {name: read_judged(folder) for name, folder in zip(names, folders, strict=True)}
     titles = name_judges(chain.from_iterable(found.values()))
     return {name: {titles[each.digest]: each for each in judges} for name, judges in found.items()}
 

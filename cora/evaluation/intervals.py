@@ -5,6 +5,7 @@ Reference: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapte
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ class Bootstrap:
 
     def __init__(self, groups: Sequence[Hashable], *, seed: int = 0, resamples: int = RESAMPLES) -> None:
         numbers: dict[Hashable, int] = {}
-        self._group_of = [numbers.setdefault(group, len(numbers)) for group in groups]
+        self._group_of = array("q", (numbers.setdefault(group, len(numbers)) for group in groups))
         self.num_groups = len(numbers)
         self._seed = seed
         self._resamples = resamples
@@ -75,9 +76,13 @@ class Bootstrap:
         """
         return percentile_interval(self.draws(statistics, score, among=among))
 
-    def of_mean(self, values: Sequence[float], *, among: Sequence[int] | None = None) -> Interval | None:
-        """Return the interval of a mean over samples, or None for fewer than two groups."""
-        return self.interval([(value, 1.0) for value in values], lambda sums: sums[:, 0] / sums[:, 1], among=among)
+    def of_mean(self, values: Any, *, among: Sequence[int] | None = None) -> Interval | None:
+        """Return the interval of the mean of values float[N], or None for fewer than two groups."""
+        import numpy as np
+
+        values = np.asarray(values, dtype=np.float64)
+        statistics = np.stack([values, np.ones_like(values)], axis=1)
+        return self.interval(statistics, lambda sums: sums[:, 0] / sums[:, 1], among=among)
 
     def _resampled(self, sums: Statistics) -> Statistics:
         """Return the sums float[R, K] over groups that were drawn."""

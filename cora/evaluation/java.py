@@ -42,8 +42,8 @@ class JavaRuntime:
     version: str
     source: str
 
-    def run(self, arguments: Sequence[str], *, folder: Path, timeout_seconds: float) -> bytes:
-        """Return what a program wrote to its standard output.
+    def run(self, arguments: Sequence[str], *, folder: Path, timeout_seconds: float) -> Path:
+        """Return the file in `folder` that has what a program wrote to its standard output.
 
         Args:
             arguments: What follows ``java`` and the pinned locale.
@@ -71,7 +71,7 @@ class JavaRuntime:
                 raise JavaFailure(f"{self.path} could not be started: {error}") from error
         if done.returncode != 0:
             raise JavaFailure(f"{self.path} ended with code {done.returncode}{_tail(err)}")
-        return out.read_bytes()
+        return out
 
 
 def find_java(option: str | Path | None = None) -> JavaRuntime:

@@ -112,6 +112,10 @@ class JournalFile(Generic[EntryT]):
         self._reader.seek(place)
         return self._parse(self._reader.readline())
 
+    def forget(self) -> None:
+        """Give back the memory of the places: nothing is found from now on, and the journal stays held."""
+        self._places = {}
+
     def _append(self, entries: Sequence[EntryT]) -> None:
         """Write entries and return when they are on disk.
 

@@ -11,16 +11,20 @@ Reference: Denkowski and Lavie, "Meteor Universal", 2014.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from array import array
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cora.evaluation.corpus import Corpus
 from cora.evaluation.java import QUICK, JavaFailure, JavaRuntime
 from cora.evaluation.paraphrases import write_possible
 from cora.evaluation.tokenizer import one_line, scorer_folder
 
-__all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums"]
+if TYPE_CHECKING:
+    from cora.evaluation.values import Numbers
+
+__all__ = ["METEOR_SUMS", "meteor_from_sums", "meteor_sums", "score_meteor"]
 
 # Per sample: weighted matches and weighted words of the answer, the same of the reference, runs of matched words in
 # equal order, matched words.
@@ -30,57 +34,68 @@ METEOR_SUMS = 6
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _WEIGHTS = (1.0, 0.6, 0.8, 0.6)
 _NUM_COUNTS = 23
+# That one run of the program is given, and that are texts here, at a time.
+_WORDS, _WORDS_WRITTEN = 2**23, 2**19
+# More have more phrases than it pays to look for.
+_FEW_WORDS = 2**20
 
 
-def meteor_sums(
-    hypotheses: Sequence[str],
-    references: Sequence[Sequence[str]],
-    java: JavaRuntime,
-    *,
-    timeout_seconds: float | None = None,
-) -> list[tuple[float, ...]]:
+def meteor_sums(corpus: Corpus, java: JavaRuntime, *, timeout_seconds: float | None = None) -> Numbers:
     """Return what METEOR is computed from, float[N, 6] by sample; see `meteor_from_sums`.
 
     Args:
-        hypotheses: One tokenised caption per sample.
-        references: One or more tokenised captions per sample; the most favourable counts.
-        java: What runs the program.
-        timeout_seconds: Time limit; by default two minutes and 20 ms per caption.
+        corpus: The captions; of several references the most favourable counts.
+        java: What runs the program, once for every `_WORDS` words.
+        timeout_seconds: Time limit of a run; by default two minutes and 20 ms per caption.
 
     Raises:
         JavaFailure: The program crashed, ran out of time, or answered with another number of lines.
         BackendUnavailable: pycocoevalcap is not installed.
     """
-    pairs = [(hypothesis, tuple(texts)) for hypothesis, texts in zip(hypotheses, references, strict=True)]
-    # Short answers repeat; equal pairs have equal counts.
-    distinct = list(dict.fromkeys(pairs))
-    counts = dict(zip(distinct, _count(distinct, java, timeout_seconds), strict=True))
-    return [counts[pair] for pair in pairs]
+    import numpy as np
+
+    return np.concatenate([_count(part, java, timeout_seconds) for part in corpus.parts(_WORDS)])
 
 
-def _count(
-    pairs: Sequence[tuple[str, tuple[str, ...]]], java: JavaRuntime, timeout_seconds: float | None
-) -> list[tuple[float, ...]]:
-    """Return the statistics of each pair of an answer and its references, from one run of the program."""
-    hypotheses = [hypothesis for hypothesis, _ in pairs]
-    most = max(len(texts) for _, texts in pairs)
-    # The program wants as many references of every caption; a repeated one changes no maximum.
-    gold = [text for _, texts in pairs for text in (*texts, *[texts[0]] * (most - len(texts)))]
-    limit = 120 + 0.02 * (len(hypotheses) + len(gold)) if timeout_seconds is None else timeout_seconds
+def _count(corpus: Corpus, java: JavaRuntime, timeout_seconds: float | None) -> Numbers:
+    """Return the statistics of each sample, from one run of the program."""
+    import numpy as np
+
+    limit = 120 + 0.02 * len(corpus.lengths) if timeout_seconds is None else timeout_seconds
+    # The program wants as many references of every caption.
+    most = int(corpus.num_references.max())
     jar = scorer_folder() / "meteor" / "meteor-1.5.jar"
     with tempfile.TemporaryDirectory(prefix="cora-meteor-") as name:
         folder = Path(name)
-        for file, texts in (("answers", hypotheses), ("references", gold)):
-            (folder / file).write_bytes("".join(_clean(text) + "\n" for text in texts).encode("utf-8", "replace"))
+        places, num_lines = _write(corpus, folder, most)
         options = ["-l", "en", "-norm", "-r", str(most), "-ssOut"]
-        if write_possible(chain(hypotheses, gold), folder / "paraphrases.gz"):
+        if len(corpus.words) < _FEW_WORDS and write_possible(
+            chain.from_iterable(corpus.texts()), folder / "paraphrases.gz"
+        ):
             options += ["-a", "paraphrases.gz"]
         arguments = [*QUICK, "-Xmx1G", "-jar", str(jar), "answers", "references", *options]
-        output = java.run(arguments, folder=folder, timeout_seconds=limit)
-    lines = output.decode("utf-8", "replace").splitlines()
-    if len(lines) != len(hypotheses):
-        raise JavaFailure(f"METEOR answered {len(hypotheses)} captions with {len(lines)} lines")
-    return [_sums(line) for line in lines]
+        lines = java.run(arguments, folder=folder, timeout_seconds=limit).read_bytes().splitlines()
+    if len(lines) != num_lines:
+        raise JavaFailure(f"METEOR answered {num_lines} captions with {len(lines)} lines")
+    sums = np.fromiter(chain.from_iterable(map(_sums, lines)), dtype=np.float64)
+    return sums.reshape(num_lines, METEOR_SUMS)[places]
+
+
+def _write(corpus: Corpus, folder: Path, most: int) -> tuple[array[int], int]:
+    """Write the files ``answers`` and ``references``, and return the line of each sample and the number of lines."""
+    places = array("q")
+    num_lines = 0
+    with (folder / "answers").open("wb") as answers, (folder / "references").open("wb") as references:
+        for part in corpus.parts(_WORDS_WRITTEN):
+            # Short answers repeat; equal samples have equal counts.
+            lines: dict[tuple[str, ...], int] = {}
+            places.extend(lines.setdefault(each, num_lines + len(lines)) for each in part.texts())
+            num_lines += len(lines)
+            for answer, *texts in lines:
+                answers.write(_line(answer))
+                # A repeated reference changes no maximum.
+                references.writelines(map(_line, [*texts, *[texts[0]] * (most - len(texts))]))
+    return places, num_lines
 
 
 def meteor_from_sums(sums: Any) -> Any:
@@ -95,7 +110,7 @@ def meteor_from_sums(sums: Any) -> Any:
     return np.nan_to_num(scores, nan=0.0)
 
 
-def _sums(line: str) -> tuple[float, ...]:
+def _sums(line: bytes) -> tuple[float, ...]:
     """Return the statistics of a line of the program's counts."""
     try:
         counts = [float(field) for field in line.split()]
@@ -120,17 +135,12 @@ def _sums(line: str) -> tuple[float, ...]:
     )
 
 
-def _clean(text: str) -> str:
+def _line(text: str) -> bytes:
     # Bars separate captions in the program's own protocol.
-    return one_line(text.replace("|||", " "))
+    return one_line(text.replace("|||", " ")).encode("utf-8", "replace") + b"\n"
 
 
-def score_meteor(
-    gold: Mapping[int, Sequence[str]], hypotheses: Mapping[int, Sequence[str]], java: JavaRuntime, limit: float | None
-) -> tuple[float, list[float], list[tuple[float, ...]]]:
-    """Return METEOR of the corpus, of each sample, and the statistics behind both."""
-    import numpy as np
-
-    sums = meteor_sums([hypotheses[key][0] for key in gold], list(gold.values()), java, timeout_seconds=limit)
-    samples = [float(score) for score in meteor_from_sums(sums)]
-    return float(meteor_from_sums(np.sum(sums, axis=0, keepdims=True))[0]), samples, sums
+def score_meteor(corpus: Corpus, java: JavaRuntime, limit: float | None) -> tuple[float, Numbers, Numbers]:
+    """Return METEOR of the corpus, of each sample float[N], and the statistics behind both, float[N, 6]."""
+    sums = meteor_sums(corpus, java, timeout_seconds=limit)
+    return float(meteor_from_sums(sums.sum(axis=0, keepdims=True))[0]), meteor_from_sums(sums), sums

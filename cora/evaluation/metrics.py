@@ -6,23 +6,29 @@ A metric that cannot be computed is null with a reason; it never takes another o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cora.errors import BackendUnavailable, ConfigError, did_you_mean
+from cora.evaluation.corpus import Corpus
 from cora.evaluation.intervals import Bootstrap
 from cora.evaluation.java import HOW_TO_GET_JAVA, JavaFailure, JavaRuntime, find_java
 from cora.evaluation.meteor import meteor_from_sums, score_meteor
-from cora.evaluation.ngrams import NGrams
+from cora.evaluation.ngrams import bleu_sums, cider
 from cora.evaluation.rouge import rouge_l
 from cora.evaluation.spice import score_spice
 from cora.evaluation.spice_files import HOW_TO_GET_SPICE
 from cora.evaluation.tokenizer import PTB_NAME, REGEX_NAME, jar_digest, tokenize, tokenize_by_regex
 from cora.evaluation.values import MetricValue
+
+if TYPE_CHECKING:
+    from cora.evaluation.values import Numbers
 
 __all__ = ["CAPTION_METRICS", "CORAEvaluator", "CaptionScores", "bleu_from_sums"]
 
@@ -30,41 +36,39 @@ logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "meteor", "rouge_l", "cider", "spice")
 Tokenizer = Literal["ptb", "regex"]
-_PART = 2**14
+# Words that are in lists, and not in arrays, at a time.
+_WORDS = 2**19
 _HOW = {"meteor": HOW_TO_GET_JAVA, "spice": HOW_TO_GET_SPICE}
 
-# Sample -> its tokenised captions; the key is the position of the sample, never the image, which has many questions.
-_Captions = dict[int, list[str]]
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CaptionScores:
     """Scores of a corpus.
 
     Attributes:
         corpus: Every name of `CAPTION_METRICS` with its value. BLEU and METEOR come from summed statistics, the others
             are means.
-        per_sample: Metric -> one score per sample, for the metrics that have a value.
+        per_sample: Metric -> float[N], one score per sample, for the metrics that have a value.
         provenance: Tokeniser and Java behind the numbers, as plain values.
-        bleu_sums: What BLEU is computed from, float[N, 10] by sample; see `bleu_from_sums`.
-        meteor_sums: What METEOR is computed from, float[N, 6] by sample; see `cora.evaluation.meteor`.
+        bleu_sums: What BLEU is computed from, float[N, 10] by sample, see `bleu_from_sums`; None without BLEU.
+        meteor_sums: What METEOR is computed from, float[N, 6] by sample, see `cora.evaluation.meteor`; None without it.
     """
 
     corpus: dict[str, MetricValue]
-    per_sample: dict[str, list[float]] = field(default_factory=dict)
+    per_sample: dict[str, Numbers] = field(default_factory=dict, compare=False)
     provenance: dict[str, Any] = field(default_factory=dict)
-    bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
-    meteor_sums: list[tuple[float, ...]] = field(default_factory=list)
+    bleu_sums: Numbers | None = field(default=None, compare=False)
+    meteor_sums: Numbers | None = field(default=None, compare=False)
 
     def with_intervals(self, bootstrap: Bootstrap) -> dict[str, MetricValue]:
         """Return the corpus scores with confidence intervals; the document frequencies of CIDEr stay those of all."""
         found: dict[str, MetricValue] = {}
         for name, metric in self.corpus.items():
             interval = None
-            if name.startswith("bleu_") and self.bleu_sums:
+            if name.startswith("bleu_") and self.bleu_sums is not None:
                 n = int(name.removeprefix("bleu_"))
                 interval = bootstrap.interval(self.bleu_sums, partial(bleu_from_sums, n=n))
-            elif name == "meteor" and self.meteor_sums:
+            elif name == "meteor" and self.meteor_sums is not None:
                 interval = bootstrap.interval(self.meteor_sums, meteor_from_sums)
             elif name in self.per_sample:
                 interval = bootstrap.of_mean(self.per_sample[name])
@@ -146,13 +150,13 @@ class CORAEvaluator:
             return _without_values(MetricValue(None, "not_applicable", "there is no answer to score"))
         java, why = self._find_java()
         try:
-            hypotheses, gold = self._tokenize(predictions, references, java, why)
+            corpus = self._tokenize(predictions, references, java, why)
         except BackendUnavailable as error:
             return _without_values(MetricValue(None, "unavailable", str(error), HOW_TO_GET_JAVA))
         except (JavaFailure, OSError, UnicodeDecodeError) as error:
             logger.warning("the caption tokeniser failed: %s", error)
             return _without_values(MetricValue(None, "failed", f"tokeniser: {error}", "see why; score again"))
-        return self._score_tokenized(gold, hypotheses, java, why)
+        return self._score_tokenized(corpus, java, why)
 
     def _find_java(self) -> tuple[JavaRuntime | None, str]:
         """Return the Java, or None and why there is none."""
@@ -163,22 +167,18 @@ class CORAEvaluator:
 
     def _tokenize(
         self, predictions: Sequence[str], references: Sequence[Sequence[str]], java: JavaRuntime | None, why: str
-    ) -> tuple[_Captions, _Captions]:
-        """Return (predictions, references) as tokens by sample, from one run of the tokeniser."""
-        texts = [*predictions, *(text for group in references for text in group)]
+    ) -> Corpus:
+        """Return predictions and references as tokens."""
+        texts = chain(predictions, chain.from_iterable(references))
         if self._tokenizer == "regex":
-            tokens = iter(tokenize_by_regex(texts))
+            tokens = tokenize_by_regex(texts)
         elif java is None:
             raise BackendUnavailable(why)
         else:
-            tokens = iter(tokenize(texts, java, timeout_seconds=self._timeout_seconds))
-        hypotheses = {index: [next(tokens)] for index in range(len(predictions))}
-        gold = {index: [next(tokens) for _ in group] for index, group in enumerate(references)}
-        return hypotheses, gold
+            tokens = tokenize(texts, java, timeout_seconds=self._timeout_seconds)
+        return Corpus.of(tokens, [len(group) for group in references])
 
-    def _score_tokenized(
-        self, gold: _Captions, hypotheses: _Captions, java: JavaRuntime | None, why: str
-    ) -> CaptionScores:
+    def _score_tokenized(self, corpus: Corpus, java: JavaRuntime | None, why: str) -> CaptionScores:
         """Return the scores: Java programs run while the scorers in Python do."""
         found = CaptionScores(
             {name: MetricValue(None, "not_applicable", "was not asked for") for name in CAPTION_METRICS},
@@ -192,108 +192,105 @@ class CORAEvaluator:
                 if java is None:
                     found.corpus[name] = MetricValue(None, "unavailable", why, HOW_TO_GET_JAVA)
                 else:
-                    running[name] = pool.submit(program, gold, hypotheses, java, self._timeout_seconds)
+                    running[name] = pool.submit(program, corpus, java, self._timeout_seconds)
             for names, scorer in _SCORERS.items():
-                if wanted := set(names) & set(self._metrics):
-                    _add(found, names, partial(scorer, found, gold, hypotheses), wanted=wanted)
+                if wanted := [name for name in names if name in self._metrics]:
+                    _add(found, wanted, partial(scorer, found, corpus))
             for name, future in running.items():
-                _add(found, (name,), _result_of(found, name, future), wanted={name})
+                _add(found, [name], _result_of(found, name, future))
         for name, metric in found.corpus.items():
             if metric.status == "ok":
-                found.corpus[name] = replace(metric, why=_caveat(name, gold, self._tokenizer))
+                found.corpus[name] = replace(metric, why=_caveat(name, corpus, self._tokenizer))
         return found
 
 
-_Found = tuple[float, list[float], list[tuple[float, ...]]]
+# By metric, the score of the corpus and of each sample.
+_Values = dict[str, tuple[float, Any]]
+# Score of the corpus, of each sample, and the statistics that a program counted, if it did.
+_Found = tuple[float, Any, Any]
 
 
-def _result_of(
-    found: CaptionScores, name: str, future: Future[_Found]
-) -> Callable[[], dict[str, tuple[float, list[float]]]]:
+def _result_of(found: CaptionScores, name: str, future: Future[_Found]) -> Callable[[], _Values]:
     """Return what waits for a Java program and keeps the statistics it counted."""
 
-    def wait() -> dict[str, tuple[float, list[float]]]:
+    def wait() -> _Values:
         corpus, samples, sums = future.result()
         if name == "meteor":
-            found.meteor_sums.extend(sums)
+            found.meteor_sums = sums
         return {name: (corpus, samples)}
 
     return wait
 
 
-def _add(
-    found: CaptionScores,
-    names: Sequence[str],
-    scores: Callable[[], dict[str, tuple[float, list[float]]]],
-    *,
-    wanted: set[str],
-) -> None:
+def _add(found: CaptionScores, wanted: Sequence[str], scores: Callable[[], _Values]) -> None:
     """Add metrics to what was found; whatever one of them trips over costs no other."""
+    import numpy as np
+
     try:
         values = scores()
     except BackendUnavailable as error:
-        how = _HOW.get(names[0], "")
+        how = _HOW.get(wanted[0], "")
         found.corpus.update((name, MetricValue(None, "unavailable", str(error), how)) for name in wanted)
     except Exception as error:
-        logger.warning("%s failed: %s", ", ".join(names), error, exc_info=not isinstance(error, JavaFailure))
+        logger.warning("%s failed: %s", ", ".join(wanted), error, exc_info=not isinstance(error, JavaFailure))
         why = str(error) if isinstance(error, JavaFailure) else f"{type(error).__name__}: {error}"
         found.corpus.update((name, MetricValue(None, "failed", why, "see the log")) for name in wanted)
     else:
         for name in wanted:
             value, samples = values[name]
             found.corpus[name] = MetricValue(float(value), "ok")
-            found.per_sample[name] = [float(sample) for sample in samples]
+            found.per_sample[name] = np.asarray(samples, dtype=np.float64)
 
 
-def _caveat(name: str, gold: Mapping[int, Sequence[str]], tokenizer: Tokenizer) -> str:
+def _caveat(name: str, corpus: Corpus, tokenizer: Tokenizer) -> str:
     if tokenizer == "regex":
         return f"tokens by {REGEX_NAME}"
-    if name == "cider" and len({tuple(texts) for texts in gold.values()}) < 2:
+    if name == "cider" and _are_equal(references for _, references in _samples(corpus)):
         return "CIDEr is 0 by definition where all references are the same: no word tells samples apart"
     return ""
 
 
-def _bleu(found: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
+def _are_equal(items: Iterable[object]) -> bool:
+    items = iter(items)
+    first = next(items)
+    return all(item == first for item in items)
+
+
+def _samples(corpus: Corpus) -> Iterator[tuple[list[int], list[list[int]]]]:
+    """Yield the words of each sample's answer and references; those of all samples at once would be large lists."""
+    return chain.from_iterable(corpus.parts(_WORDS))
+
+
+def _bleu(found: CaptionScores, corpus: Corpus) -> _Values:
     """Return BLEU and keep the statistics behind it, which are counted once; see `bleu_from_sums`."""
-    import numpy as np
-
-    # In parts, because counts take 3 KB a sample while they are made.
-    parts = (list(gold)[start : start + _PART] for start in range(0, len(gold), _PART))
-    sums = np.concatenate([_ngrams({key: gold[key] for key in part}, hypotheses).bleu_sums() for part in parts])
-    found.bleu_sums.extend(map(tuple, sums.tolist()))
+    found.bleu_sums = sums = bleu_sums(corpus)
     total = sums.sum(axis=0, keepdims=True)
-    return {f"bleu_{n}": (bleu_from_sums(total, n)[0], list(bleu_from_sums(sums, n))) for n in (1, 2, 3, 4)}
+    return {f"bleu_{n}": (bleu_from_sums(total, n)[0], bleu_from_sums(sums, n)) for n in (1, 2, 3, 4)}
 
 
-def _rouge_l(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    samples = [rouge_l(hypotheses[key][0], texts) for key, texts in gold.items()]
+def _rouge_l(_: CaptionScores, corpus: Corpus) -> _Values:
+    samples = array("d", (rouge_l(answer, references) for answer, references in _samples(corpus)))
     return {"rouge_l": (sum(samples) / len(samples), samples)}
 
 
-def _cider(_: CaptionScores, gold: _Captions, hypotheses: _Captions) -> dict[str, tuple[float, list[float]]]:
-    samples = _ngrams(gold, hypotheses).cider()
-    return {"cider": (samples.mean(), list(samples))}
+def _cider(_: CaptionScores, corpus: Corpus) -> _Values:
+    samples = cider(corpus)
+    return {"cider": (samples.mean(), samples)}
 
 
-def _ngrams(gold: _Captions, hypotheses: _Captions) -> NGrams:
-    return NGrams([hypotheses[key][0] for key in gold], list(gold.values()))
-
-
-_Scorer = Callable[[CaptionScores, _Captions, _Captions], dict[str, tuple[float, list[float]]]]
-_SCORERS: dict[tuple[str, ...], _Scorer] = {
+_SCORERS: dict[tuple[str, ...], Callable[[CaptionScores, Corpus], _Values]] = {
     ("bleu_1", "bleu_2", "bleu_3", "bleu_4"): _bleu,
     ("rouge_l",): _rouge_l,
     ("cider",): _cider,
 }
 
 
-def _spice(gold: _Captions, hypotheses: _Captions, java: JavaRuntime, limit: float | None) -> _Found:
-    corpus, samples = score_spice(gold, hypotheses, java, limit)
-    return corpus, samples, []
+def _spice(corpus: Corpus, java: JavaRuntime, limit: float | None) -> _Found:
+    return *score_spice(corpus, java, limit), None
 
 
 # Programs of their own, which take minutes at worst.
-_PROGRAMS: dict[str, Callable[[_Captions, _Captions, JavaRuntime, float | None], _Found]] = {
+_PROGRAMS: dict[str, Callable[[Corpus, JavaRuntime, float | None], _Found]] = {
     "meteor": score_meteor,
     "spice": _spice,
 }

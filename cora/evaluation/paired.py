@@ -16,10 +16,7 @@ from cora.evaluation.metrics import bleu_from_sums
 from cora.evaluation.samples import Sample
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Numbers = npt.NDArray[np.float64]
+    from cora.evaluation.values import Numbers
 
 __all__ = ["Difference", "compare", "score_of"]
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cora.data.records import iterate_records
 from cora.data.table import (
@@ -16,6 +17,7 @@ from cora.data.table import (
     cell_text,
     choices_cell,
     merge_rows,
+    sharing_row,
     stripped_cell,
     target_cells,
 )
@@ -86,10 +88,12 @@ def read_predictions(*paths: str | Path) -> Predictions:
     """
     rows: list[Row] = []
     answers: list[str | None] = []
+    same: dict[Any, Any] = {}
     for path in map(Path, paths):
         for row, answer in _read(path, len(rows)):
-            rows.append(row)
+            rows.append(sharing_row(row, same))
             answers.append(answer)
+    same.clear()
     return _grouped(", ".join(map(str, paths)), rows, answers)
 
 
@@ -139,7 +143,10 @@ def _grouped(name: str, rows: Sequence[Row], answers: Sequence[str | None]) -> P
     references = {(row.image, row.query): row.references for row in merge_rows(rows, name=name)}
     samples: dict[tuple[Path, str, str | None], Row] = {}
     for row, answer in zip(rows, answers, strict=True):
-        samples.setdefault((row.image, row.query, answer), replace(row, references=references[row.image, row.query]))
+        everything = references[row.image, row.query]
+        # A new row for each would cost more than all rows had before.
+        full = row if len(everything) == len(row.references) else replace(row, references=everything)
+        samples.setdefault((row.image, row.query, answer), full)
     return Predictions(list(samples.values()), [answer for _, _, answer in samples])
 
 

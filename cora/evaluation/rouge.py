@@ -13,13 +13,19 @@ from collections.abc import Sequence
 __all__ = ["common_length", "rouge_l"]
 
 _BETA = 1.2
+# A caption without words counts as one empty word, as it does there.
+_NO_WORDS = (-1,)
 
 
-def rouge_l(hypothesis: str, references: Sequence[str]) -> float:
-    """Return ROUGE-L of a tokenised caption; precision and recall are each those of the most favourable reference."""
-    # A caption without words counts as one empty word, as it does there.
-    words = hypothesis.split(" ")
-    others = [reference.split(" ") for reference in references]
+def rouge_l(answer: Sequence[int], references: Sequence[Sequence[int]]) -> float:
+    """Return ROUGE-L of the words of a caption; precision and recall are each those of the most favourable reference.
+
+    Args:
+        answer: Its words, as numbers.
+        references: Those of one or more references.
+    """
+    words = answer or _NO_WORDS
+    others = [reference or _NO_WORDS for reference in references]
     lengths = [common_length(words, other) for other in others]
     precision = max(lengths) / len(words)
     recall = max(length / len(other) for length, other in zip(lengths, others, strict=True))
@@ -28,9 +34,9 @@ def rouge_l(hypothesis: str, references: Sequence[str]) -> float:
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 
 
-def common_length(words: Sequence[str], others: Sequence[str]) -> int:
+def common_length(words: Sequence[int], others: Sequence[int]) -> int:
     """Return the length of the longest common subsequence."""
-    places: dict[str, int] = {}
+    places: dict[int, int] = {}
     for place, word in enumerate(words):
         places[word] = places.get(word, 0) | 1 << place
     full = (1 << len(words)) - 1

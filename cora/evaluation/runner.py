@@ -147,6 +147,7 @@ def evaluate(
         answers = _predict(
             generator, rows, questions, settings, journal, turned=turned, chunk_size=chunk_size, progress=progress
         )
+        journal.forget()
         texts, turned_texts = answers.texts[: len(questions)], answers.texts[len(questions) :]
         scores = score_answers(
             questions, texts, evaluator=evaluator, captions=captions, seed=settings.seed, extractor=extractor

@@ -6,17 +6,21 @@ What the report shows and what runs are compared by; ``predictions.csv`` has a l
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cora.data.table import Row
 from cora.errors import DataError
 from cora.evaluation.scoring import Scores
 from cora.files import write_file
 
-__all__ = ["SAMPLES_NAME", "Sample", "read_samples", "write_samples"]
+if TYPE_CHECKING:
+    from cora.evaluation.values import Numbers
+
+__all__ = ["SAMPLES_NAME", "Sample", "iterate_samples", "read_samples", "write_samples"]
 
 SAMPLES_NAME = "samples.jsonl"
 
@@ -74,6 +78,7 @@ def _lines(
     rows: Sequence[Row], answers: Sequence[str | None], scores: Scores, errors: Sequence[str | None]
 ) -> Iterator[str]:
     for index, (row, answer, error) in enumerate(zip(rows, answers, errors, strict=True)):
+        values = {name: float(each[index]) for name, each in scores.per_sample.items()}
         sample = Sample(
             sample_id=row.sample_id,
             image=str(row.image.absolute() if row.image.is_file() else row.image),
@@ -83,37 +88,47 @@ def _lines(
             error=error,
             type=row.type,
             choices=None if row.choices is None else list(row.choices),
-            scores={name: value for name, values in scores.per_sample.items() if (value := values[index]) is not None},
-            bleu_sums=list(scores.bleu_sums[index]) if scores.bleu_sums else [],
-            meteor_sums=list(scores.meteor_sums[index]) if scores.meteor_sums else [],
+            scores={name: value for name, value in values.items() if not math.isnan(value)},
+            bleu_sums=_listed(scores.bleu_sums, index, answer),
+            meteor_sums=_listed(scores.meteor_sums, index, answer),
         )
         # ASCII, for a lone surrogate has no UTF-8.
-        yield json.dumps(asdict(sample), ensure_ascii=True, allow_nan=False) + "\n"
+        content = {name: getattr(sample, name) for name in _NAMES}
+        yield json.dumps(content, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _listed(sums: Numbers | None, index: int, answer: str | None) -> list[float]:
+    found: list[float] = [] if sums is None or answer is None else sums[index].tolist()
+    return found
 
 
 def read_samples(folder: str | Path) -> list[Sample]:
-    """Return the samples of a run's folder, in the order of its table.
+    """Return the samples of a run's folder as a list, see `iterate_samples`."""
+    return list(iterate_samples(folder))
+
+
+def iterate_samples(folder: str | Path) -> Iterator[Sample]:
+    """Yield the samples of a run's folder, in the order of its table.
 
     Raises:
         DataError: The folder holds none, or a line is no sample; names the file and the line.
     """
     path = Path(folder) / SAMPLES_NAME
-    samples: list[Sample] = []
+    number = 0
     try:
         with path.open(encoding="utf-8") as stream:
             for line in stream:
-                samples.append(_parse(json.loads(line)))
+                number += 1
+                yield _parse(json.loads(line))
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error
         raise DataError(
             f"{path}: {reason}; cora-eval writes it, also from a predictions file (cora-eval --csv-input)"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
-        where = f"{path}, line {len(samples) + 1}"
-        raise DataError(f"{where}: not a sample: {type(error).__name__}: {error}") from None
-    if not samples:
+        raise DataError(f"{path}, line {number}: not a sample: {type(error).__name__}: {error}") from None
+    if not number:
         raise DataError(f"{path}: the file is empty")
-    return samples
 
 
 def _parse(values: dict[str, Any]) -> Sample:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from itertools import compress
+from typing import TYPE_CHECKING, Any
 
 from cora.data.table import Row
 from cora.evaluation.closed import UNTYPED, TypeAccuracy, exact_match, is_right
@@ -16,10 +17,10 @@ from cora.evaluation.protocols.scores import ProtocolScore, judge_rows, score_pr
 from cora.evaluation.regions import RegionScore, score_regions
 from cora.evaluation.values import MetricValue
 
-__all__ = ["METRICS", "Scores", "score_answers"]
+if TYPE_CHECKING:
+    from cora.evaluation.values import Numbers
 
-_T = TypeVar("_T")
-_U = TypeVar("_U")
+__all__ = ["METRICS", "Scores", "score_answers"]
 
 METRICS = (*CAPTION_METRICS, "exact_match")
 
@@ -34,9 +35,10 @@ class Scores:
         type_intervals: The 95 % confidence interval of each of them; None for fewer than two images.
         counts: ``questions``, ``answered``, ``unanswered``, ``empty`` (answered with nothing) and ``closed``.
         provenance: Tokeniser and Java behind the caption metrics, and the extractor where there is one.
-        per_sample: Metric -> one score per row, None where the row has no answer or the metric does not apply to it.
-        bleu_sums: What each row adds to BLEU, see `cora.evaluation.metrics.bleu_from_sums`; empty without BLEU.
-        meteor_sums: What each row adds to METEOR, see `cora.evaluation.meteor`; empty without METEOR.
+        per_sample: Metric -> float[N], a score per row; NaN where it has no answer or the metric does not apply to it.
+        bleu_sums: What each row adds to BLEU, float[N, 10], NaN where it has no answer; None without BLEU. See
+            `cora.evaluation.metrics.bleu_from_sums`.
+        meteor_sums: What each row adds to METEOR, float[N, 6], likewise; see `cora.evaluation.meteor`.
         protocols: Score of each protocol but exact match; see `cora.evaluation.protocols`.
         regions: Score of each region of the sphere that is known of some question; see `cora.evaluation.regions`.
         yaw: Scores over turned panoramas, where they were asked for.
@@ -48,9 +50,9 @@ class Scores:
     counts: dict[str, int]
     provenance: dict[str, Any] = field(default_factory=dict)
     type_intervals: dict[str, Interval | None] = field(default_factory=dict)
-    per_sample: dict[str, list[float | None]] = field(default_factory=dict)
-    bleu_sums: list[tuple[float, ...]] = field(default_factory=list)
-    meteor_sums: list[tuple[float, ...]] = field(default_factory=list)
+    per_sample: dict[str, Numbers] = field(default_factory=dict, compare=False)
+    bleu_sums: Numbers | None = field(default=None, compare=False)
+    meteor_sums: Numbers | None = field(default=None, compare=False)
     protocols: dict[str, ProtocolScore] = field(default_factory=dict)
     regions: dict[str, RegionScore] = field(default_factory=dict)
     yaw: YawConsistency | None = None
@@ -91,34 +93,31 @@ def score_answers(
     Raises:
         DataError: A row cannot be judged by its protocol; see `cora.evaluation.protocols.registry.check_rows`.
     """
-    answered = [(row, answer) for row, answer in zip(rows, answers, strict=True) if answer is not None]
+    is_answered = [answer is not None for _, answer in zip(rows, answers, strict=True)]
+    texts = [answer for answer in answers if answer is not None]
     metrics: dict[str, MetricValue] = {}
     provenance: dict[str, Any] = {}
-    per_sample: dict[str, list[float | None]] = {}
-    bleu_sums: list[tuple[float, ...]] = []
-    meteor_sums: list[tuple[float, ...]] = []
+    per_sample: dict[str, Numbers] = {}
+    bleu_sums = meteor_sums = None
     evaluator = evaluator or CORAEvaluator()
     if captions:
-        scores = evaluator.score([answer for _, answer in answered], [row.references for row, _ in answered])
-        bootstrap = Bootstrap([row.image for row, _ in answered], seed=seed)
+        scores = evaluator.score(texts, [row.references for row in compress(rows, is_answered)])
+        bootstrap = Bootstrap([row.image for row in compress(rows, is_answered)], seed=seed)
         metrics, provenance = scores.with_intervals(bootstrap), scores.provenance
-        per_sample = {name: _spread(values, answers, None) for name, values in scores.per_sample.items()}
-        if scores.bleu_sums:
-            bleu_sums = _spread(scores.bleu_sums, answers, ())
-        if scores.meteor_sums:
-            meteor_sums = _spread(scores.meteor_sums, answers, ())
+        per_sample = {name: _spread(values, is_answered) for name, values in scores.per_sample.items()}
+        sums = (scores.bleu_sums, scores.meteor_sums)
+        bleu_sums, meteor_sums = (None if each is None else _spread(each, is_answered) for each in sums)
     else:
         metrics = dict.fromkeys(
             CAPTION_METRICS, MetricValue(None, "not_applicable", "caption metrics were not asked for")
         )
-    right = [is_right(row, answer) for row, answer in zip(rows, answers, strict=True)]
-    per_sample["exact_match"] = [None if each is None else float(each) for each in right]
+    per_sample["exact_match"] = _numbers(map(is_right, rows, answers))
     by_type = exact_match(rows, answers)
     counts = {
         "questions": len(rows),
-        "answered": len(answered),
-        "unanswered": len(rows) - len(answered),
-        "empty": sum(not answer.strip() for _, answer in answered),
+        "answered": len(texts),
+        "unanswered": len(rows) - len(texts),
+        "empty": sum(not text.strip() for text in texts),
         "closed": sum(found.answered + found.unanswered for found in by_type.values()),
     }
     overall, type_intervals = _accuracy_intervals(rows, answers, list(by_type), seed)
@@ -127,7 +126,7 @@ def score_answers(
     if extractor is not None:
         provenance = {**provenance, "extraction": extractor.provenance()}
     if protocols := score_protocols(rows, verdicts):
-        per_sample["protocol"] = [None if verdict is None else float(verdict.is_right) for verdict in verdicts]
+        per_sample["protocol"] = _numbers(None if verdict is None else verdict.is_right for verdict in verdicts)
     return Scores(
         metrics,
         by_type,
@@ -158,10 +157,20 @@ def _accuracy_intervals(
     return bootstrap.of_mean([right for _, right in judged]), by_type
 
 
-def _spread(values: Sequence[_T], answers: Sequence[str | None], without: _U) -> list[_T | _U]:
-    """Return the values of the answered rows, and `without` for the others."""
-    left = iter(values)
-    return [without if answer is None else next(left) for answer in answers]
+def _numbers(values: Iterable[float | None]) -> Numbers:
+    """Return float[N] with NaN for None."""
+    import numpy as np
+
+    return np.fromiter((np.nan if value is None else value for value in values), dtype=np.float64)
+
+
+def _spread(values: Numbers, is_answered: Sequence[bool]) -> Numbers:
+    """Return the values of the answered rows where those are, and NaN for the others."""
+    import numpy as np
+
+    spread = np.full((len(is_answered), *values.shape[1:]), np.nan)
+    spread[np.asarray(is_answered)] = values
+    return spread
 
 
 def _overall(by_type: dict[str, TypeAccuracy]) -> MetricValue:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cora.evaluation.corpus import Corpus
 from cora.evaluation.java import JavaFailure, JavaRuntime
 from cora.evaluation.spice_files import find_spice_files
 from cora.evaluation.tokenizer import scorer_folder
@@ -24,14 +25,11 @@ _OPENED = ("java.lang", "java.math", "java.util", "java.util.concurrent", "java.
 _HEAP = "-Xmx8G"
 
 
-def score_spice(
-    gold: Mapping[int, Sequence[str]], hypotheses: Mapping[int, Sequence[str]], java: JavaRuntime, limit: float | None
-) -> tuple[float, list[float]]:
+def score_spice(corpus: Corpus, java: JavaRuntime, limit: float | None) -> tuple[float, list[float]]:
     """Return SPICE of the corpus (the mean over samples) and of each sample.
 
     Args:
-        gold: Tokenised references by sample.
-        hypotheses: One tokenised answer by sample.
+        corpus: The captions.
         java: What runs the program.
         limit: Time limit in seconds; by default ten minutes and 0.2 s per caption.
 
@@ -41,8 +39,8 @@ def score_spice(
     """
     jars = find_spice_files()
     program = scorer_folder() / "spice"
-    texts = [{"image_id": key, "test": hypotheses[key][0], "refs": list(gold[key])} for key in gold]
-    seconds = 600 + 0.2 * (len(gold) + sum(map(len, gold.values()))) if limit is None else limit
+    texts = [{"image_id": key, "test": answer, "refs": gold} for key, (answer, *gold) in enumerate(corpus.texts())]
+    seconds = 600 + 0.2 * len(corpus.lengths) if limit is None else limit
     with tempfile.TemporaryDirectory(prefix="cora-spice-") as name:
         folder = Path(name)
         (folder / "captions.json").write_text(json.dumps(texts), encoding="ascii")
@@ -50,7 +48,7 @@ def score_spice(
         # Without -cache: it is what breaks on newer Javas, and two runs on one cache can freeze.
         arguments = ["-cp", ":".join(map(str, path)), _CLASS, "captions.json", "-out", "scores.json"]
         java.run([_HEAP, *_opened(java), *arguments, "-subset", "-silent"], folder=folder, timeout_seconds=seconds)
-        samples = _read(folder / "scores.json", list(gold))
+        samples = _read(folder / "scores.json", range(len(corpus)))
     return sum(samples) / len(samples), samples
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,11 +21,16 @@ __all__ = ["PTB_NAME", "REGEX_NAME", "jar_digest", "one_line", "scorer_folder", 
 
 PTB_NAME = "ptb (stanford-corenlp-3.4.1, lower case, punctuation removed)"
 REGEX_NAME = "regex (of CORA, alike on plain English; not comparable with published scores)"
+# It has one caption in memory; without a bound it would take what the machine has before it clears up.
+_HEAP = "-Xmx512M"
 _CLASS = "edu.stanford.nlp.process.PTBTokenizer"
 
 
-def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> list[str]:
-    """Return each caption as its tokens, separated by single spaces.
+def tokenize(captions: Iterable[str], java: JavaRuntime, *, timeout_seconds: float | None = None) -> Iterator[str]:
+    """Yield each caption as its tokens, separated by single spaces.
+
+    All captions go to one run of the tokeniser, repeated ones too: how it takes a point at the end of a caption depends
+    on how the next one starts.
 
     Args:
         captions: Any text; line breaks of every kind count as spaces. An empty caption has no tokens.
@@ -37,30 +42,29 @@ def tokenize(captions: Sequence[str], java: JavaRuntime, *, timeout_seconds: flo
     """
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS  # type: ignore[import-untyped]  # has no types
 
-    cleaned = [one_line(caption) for caption in captions]
-    if not any(cleaned):
-        return ["" for _ in cleaned]
-    # Short answers and the questions of a layout repeat; equal ones have equal tokens.
-    lines = list(dict.fromkeys(cleaned))
-    limit = 120 + 0.02 * len(lines) if timeout_seconds is None else timeout_seconds
-    with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
-        folder = Path(name)
-        # A lone surrogate, which JSON can smuggle in, has no UTF-8.
-        (folder / "captions").write_bytes("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
-        output = java.run(
-            [*QUICK, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", "captions"],
-            folder=folder,
-            timeout_seconds=limit,
-        )
-    tokenized = output.decode("utf-8").split("\n")
-    if tokenized and not tokenized[-1]:
-        tokenized.pop()
-    if len(tokenized) != len(lines):
-        raise JavaFailure(f"the tokeniser answered {len(lines)} captions with {len(tokenized)} lines")
     removed = frozenset(PUNCTUATIONS)
-    kept = (" ".join(token for token in line.split() if token not in removed) for line in tokenized)
-    tokens = dict(zip(lines, kept, strict=True))
-    return [tokens[caption] for caption in cleaned]
+    with tempfile.TemporaryDirectory(prefix="cora-ptb-") as name:
+        path = Path(name) / "captions"
+        num_lines = 0
+        with path.open("wb") as stream:
+            for caption in map(one_line, captions):
+                num_lines += 1
+                # A lone surrogate, which JSON can smuggle in, has no UTF-8.
+                stream.write(f"{caption}\n".encode("utf-8", "replace"))
+        if path.stat().st_size == num_lines:
+            yield from ("" for _ in range(num_lines))
+            return
+        output = java.run(
+            [*QUICK, _HEAP, "-cp", str(_jar()), _CLASS, "-preserveLines", "-lowerCase", path.name],
+            folder=path.parent,
+            timeout_seconds=120 + 0.02 * num_lines if timeout_seconds is None else timeout_seconds,
+        )
+        with output.open(encoding="utf-8", newline="\n") as lines:
+            if (num_found := sum(1 for _ in lines)) != num_lines:
+                raise JavaFailure(f"the tokeniser answered {num_lines} captions with {num_found} lines")
+            lines.seek(0)
+            for line in lines:
+                yield " ".join([token for token in line.split() if token not in removed])
 
 
 def jar_digest() -> str:
@@ -68,9 +72,9 @@ def jar_digest() -> str:
     return hashlib.sha256(_jar().read_bytes()).hexdigest()
 
 
-def tokenize_by_regex(captions: Sequence[str]) -> list[str]:
-    """Return each caption as its tokens, separated by single spaces, without Java; see `REGEX_NAME`."""
-    return [" ".join(_TOKEN.findall(_plain(caption))) for caption in captions]
+def tokenize_by_regex(captions: Iterable[str]) -> Iterator[str]:
+    """Yield each caption as its tokens, separated by single spaces, without Java; see `REGEX_NAME`."""
+    return (" ".join(_TOKEN.findall(_plain(caption))) for caption in captions)
 
 
 def one_line(caption: str) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from rows import make_row
+from rows import make_corpus, make_row
 from test_metrics import fake_java
 
 from cora.cli.main import main
 from cora.errors import BackendUnavailable, DataError
-from cora.evaluation import metrics
+from cora.evaluation import meteor, metrics
 from cora.evaluation.java import JavaFailure, find_java
 from cora.evaluation.meteor import meteor_from_sums, meteor_sums, score_meteor
 from cora.evaluation.metrics import CORAEvaluator
@@ -26,8 +26,7 @@ from cora.evaluation.scoring import score_answers
 from cora.evaluation.spice import score_spice
 from cora.evaluation.spice_files import SPICE_FILES, download_spice_files, find_spice_files
 
-GOLD = {0: ["a red ball", "the red ball here"], 1: ["a dog"], 2: ["a cat"]}
-ANSWERS = {0: ["a red ball"], 1: [""], 2: ["a house"]}
+CORPUS = make_corpus(["a red ball", "", "a house"], [["a red ball", "the red ball here"], ["a dog"], ["a cat"]])
 
 # Writes the score 0.25 times the number of references for each caption that -out wants scores of.
 SPICE = """
@@ -61,7 +60,7 @@ def installed(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.real_meteor
 @pytest.mark.abuse(22)
-def test_no_caption_puts_meteor_out_of_step() -> None:
+def test_no_caption_puts_meteor_out_of_step(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile = ["a ||| b", "x\ny\u2028z", "", "\U0001f436 caf\u00e9"]
     plain = ["a red ball lies in the grass", "a small dog"]
     references = [
@@ -74,12 +73,18 @@ def test_no_caption_puts_meteor_out_of_step() -> None:
     ]
     java = find_java()
     # The last one again: equal pairs go to the program once.
-    scores = meteor_from_sums(meteor_sums([*hostile, *plain, plain[1]], [*references, references[5]], java))
+    corpus = make_corpus([*hostile, *plain, plain[1]], [*references, references[5]])
+    sums = meteor_sums(corpus, java)
+    scores = meteor_from_sums(sums)
     assert len(scores) == 7
     assert scores[6] == scores[5]
     assert (scores[2], scores[5]) == (0.0, 1.0)
     assert scores[1] == pytest.approx(1.0)
     assert 0.3 < scores[4] < 1.0
+    # In several runs, each with its own number of references at most.
+    monkeypatch.setattr(meteor, "_WORDS", len(corpus.words) // 2)
+    monkeypatch.setattr(meteor, "_WORDS_WRITTEN", 1)
+    assert meteor_sums(corpus, java).tolist() == sums.tolist()
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def test_a_meteor_that_crashes_hangs_or_miscounts(
 ) -> None:
     monkeypatch.setattr("cora.evaluation.meteor.write_possible", lambda *_: False)
     with pytest.raises(JavaFailure, match=why):
-        score_meteor(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1)
+        score_meteor(CORPUS, find_java(fake_java(tmp_path, script)), 1)
 
 
 @pytest.mark.real_meteor
@@ -115,7 +120,7 @@ def test_a_failing_meteor_costs_no_other_metric_and_counts(monkeypatch: pytest.M
 
 def test_spice_reads_and_writes_files(installed: Path, tmp_path: Path) -> None:
     assert installed.name == "lib"
-    corpus, samples = score_spice(GOLD, ANSWERS, find_java(fake_java(tmp_path, SPICE.replace("FROM", "0"))), 60)
+    corpus, samples = score_spice(CORPUS, find_java(fake_java(tmp_path, SPICE.replace("FROM", "0"))), 60)
     assert samples == [0.5, 0.25, 0.25]
     assert corpus == pytest.approx(1 / 3)
 
@@ -132,7 +137,7 @@ def test_spice_reads_and_writes_files(installed: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_spice_that_crashes_hangs_or_miscounts(tmp_path: Path, script: str, why: str) -> None:
     with pytest.raises(JavaFailure, match=why):
-        score_spice(GOLD, ANSWERS, find_java(fake_java(tmp_path, script)), 1 if "sleep" in script else 60)
+        score_spice(CORPUS, find_java(fake_java(tmp_path, script)), 1 if "sleep" in script else 60)
 
 
 def test_spice_counts_as_missing_only_where_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from cora.evaluation.comparison_tables import as_latex, as_markdown
 from cora.evaluation.judge.protocols import POINTWISE
 from cora.evaluation.judge.results import name_judges, read_judged
 from cora.evaluation.report import write_report
-from cora.evaluation.samples import SAMPLES_NAME, read_samples
+from cora.evaluation.samples import SAMPLES_NAME
 
 GRADES = {"a red ball": grade(4, fluency=5), "red": grade(2), HOSTILE: grade(1)}
 NAME = "judge:org/judge:1"
@@ -46,7 +46,7 @@ def test_the_report_says_what_the_judge_said(run: Path) -> None:
     folder = leave_verdicts(run / "predictions.csv", GRADES.get)
     text = " ".join(write_report(run).read_text().split())
     document = json.loads((folder / "judge.json").read_text())
-    (judged,) = read_judged(run, read_samples(run))
+    (judged,) = read_judged(run)
     assert judged.score == document["weighted_score"]
     assert judged.criteria == document["criteria"]
     assert '<h3>Judge org/judge:1</h3> <p class="note">6 of 6 answers have a verdict.' in text
@@ -75,11 +75,11 @@ def test_verdicts_on_other_answers_are_left_out_and_that_is_said(run: Path) -> N
     assert "1 of the 6 judged answers are not those of this run; their verdicts are left out" in text
     data = page_data(run / "report.html")
     assert [sample["scores"].get(NAME) for sample in data["samples"][:4]] == [None, 40, None, 82]
-    (judged,) = read_judged(run, read_samples(run))
+    (judged,) = read_judged(run)
     assert judged.score["value"] == pytest.approx((40 + 82 + 40) / 3)
     for number in range(1, 6):
         change_answer(run, number, "another")
-    (judged,) = read_judged(run, read_samples(run))
+    (judged,) = read_judged(run)
     assert (judged.score["value"], set(judged.criteria.values()), judged.num_foreign) == (None, {None}, 6)
     assert "0 of 6 answers have a verdict" in write_report(run).read_text()
 
@@ -87,7 +87,7 @@ def test_verdicts_on_other_answers_are_left_out_and_that_is_said(run: Path) -> N
 def test_a_blank_answer_is_none(run: Path) -> None:
     leave_verdicts(run / "predictions.csv", GRADES.get)
     change_answer(run, 6, " ")
-    (judged,) = read_judged(run, read_samples(run))
+    (judged,) = read_judged(run)
     assert (judged.coverage, judged.warning) == ("6 of 6 answers have a verdict", "")
 
 
@@ -96,7 +96,7 @@ def test_other_references_are_another_question(run: Path) -> None:
     lines = [json.loads(line) for line in (run / SAMPLES_NAME).read_text().splitlines()]
     lines[0]["references"].append("a sphere")
     (run / SAMPLES_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
-    (judged,) = read_judged(run, read_samples(run))
+    (judged,) = read_judged(run)
     assert (judged.num_verdicts, judged.num_foreign) == (5, 1)
 
 
@@ -108,7 +108,7 @@ def test_texts_that_a_file_changes_are_recognised(run: Path, answer: str) -> Non
     predictions = read_predictions(run / "predictions.csv")
     write_predictions(run / "predictions.csv", predictions.rows, [answer, *predictions.answers[1:]])
     leave_verdicts(run / "predictions.csv", lambda _: grade(3))
-    (judged,) = read_judged(run, read_samples(run))
+    (judged,) = read_judged(run)
     assert (judged.num_verdicts, judged.num_foreign) == (6, 0)
 
 
@@ -118,11 +118,11 @@ def test_judges_that_differ_have_columns_of_their_own(run: Path) -> None:
     for name in ("a-part", "z-part"):
         leave_verdicts(predictions, GRADES.get, limit=2).rename(run / name)
     leave_verdicts(predictions, GRADES.get)  # the same judge as that of the parts
-    judges = read_judged(run, read_samples(run))
+    judges = read_judged(run)
     assert sorted(name_judges(judges).values()) == [NAME, "judge:other"]
     assert [each.num_verdicts for each in judges] == [6, 6]
     leave_verdicts(predictions, GRADES.get, temperature=1.0).rename(run / "warm")
-    names = sorted(name_judges(read_judged(run, read_samples(run))).values())
+    names = sorted(name_judges(read_judged(run)).values())
     assert [name.rpartition("/")[0] for name in names[:2]] == [NAME, NAME]
     assert len({*names}) == 3
 
@@ -132,7 +132,7 @@ def test_pairwise_results_are_no_scores_and_damaged_ones_are_named(run: Path) ->
     path, table = folder / "judge.json", folder / "judge.csv"
     whole, rows = path.read_text(), table.read_text()
     path.write_text(whole.replace('"pointwise"', '"pairwise"'))
-    assert read_judged(run, read_samples(run)) == []
+    assert read_judged(run) == []
     for damaged in ("{", "[]", '{"mode": "pointwise"}', whole.replace('"prompt_sha256"', '"prompt"')):
         path.write_text(damaged)
         with pytest.raises(DataError, match=r"judge\.json: not the results of a judge"):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rows import make_corpus
 
 from cora.evaluation import meteor, paraphrases
 from cora.evaluation.java import find_java
@@ -120,12 +121,13 @@ def test_meteor_counts_as_with_its_whole_table(tmp_path: Path, monkeypatch: pyte
         answers.append(caption(0))
         references.append([caption(1), caption(1).upper()][: draw.choice([1, 2])])
     java = find_java()
-    ours = meteor_sums(answers, references, java)
+    corpus = make_corpus(answers, references)
+    ours = meteor_sums(corpus, java).tolist()
     monkeypatch.setattr(meteor, "write_possible", lambda *_: False)
-    assert ours == meteor_sums(answers, references, java)
+    assert ours == meteor_sums(corpus, java).tolist()
     # It finds some: without any it counts otherwise.
     monkeypatch.setattr(meteor, "write_possible", write_nothing)
-    assert ours != meteor_sums(answers, references, java)
+    assert ours != meteor_sums(corpus, java).tolist()
 
 
 def write_nothing(_: object, target: Path) -> bool:

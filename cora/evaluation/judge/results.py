@@ -19,7 +19,7 @@ from cora.errors import DataError
 from cora.evaluation.cells import escape_cell, unescape_cell
 from cora.evaluation.judge.findings import CRITERION_NAMES, mean_with_interval
 from cora.evaluation.labels import JUDGE_PREFIX
-from cora.evaluation.samples import Sample
+from cora.evaluation.samples import Sample, iterate_samples
 
 __all__ = ["Judged", "name_judges", "read_judged", "with_verdicts"]
 
@@ -88,23 +88,22 @@ class Judged:
         )
 
 
-def read_judged(folder: Path, samples: Sequence[Sample]) -> list[Judged]:
+def read_judged(folder: Path) -> list[Judged]:
     """Return what each judge said about the answers of a run, sorted by folder; nothing where none was asked.
 
     Of the same judge asked twice, the folder with more verdicts counts.
 
     Args:
-        folder: Folder of the run; its own ``judge.json`` and those of the folders in it are read.
-        samples: The samples of the run.
+        folder: Folder of the run; its own ``judge.json`` and those of the folders in it are read, and its samples.
 
     Raises:
-        DataError: What a judge left is damaged; names the file.
+        DataError: What a judge left, or a sample, is damaged; names the file.
     """
     found: dict[str, Judged] = {}
     for path in sorted([*folder.glob("judge.json"), *folder.glob("*/judge.json")]):
         document = _read_document(path)
         if document["mode"] == "pointwise":
-            judged = _match(path.parent, document, samples)
+            judged = _match(path.parent, document, iterate_samples(folder))
             best = found.get(judged.digest)
             if best is None or judged.num_verdicts > best.num_verdicts:
                 found[judged.digest] = judged
@@ -121,20 +120,11 @@ def name_judges(judges: Iterable[Judged]) -> dict[str, str]:
     }
 
 
-def with_verdicts(samples: Sequence[Sample], judged: Mapping[str, Judged]) -> list[Sample]:
-    """Return samples whose scores have those of judges too, under the names that are given."""
-    if not judged:
-        return list(samples)
-    return [
-        replace(
-            sample,
-            scores={
-                **sample.scores,
-                **{name: score for name, each in judged.items() if (score := each.scores[index]) is not None},
-            },
-        )
-        for index, sample in enumerate(samples)
-    ]
+def with_verdicts(samples: Iterable[Sample], judged: Mapping[str, Judged]) -> Iterator[Sample]:
+    """Yield the samples of a run with the scores of judges among theirs, under the names that are given."""
+    for index, sample in enumerate(samples):
+        verdicts = {name: score for name, each in judged.items() if (score := each.scores[index]) is not None}
+        yield replace(sample, scores={**sample.scores, **verdicts}) if verdicts else sample
 
 
 def _read_document(path: Path) -> dict[str, Any]:
@@ -148,12 +138,12 @@ def _read_document(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _match(folder: Path, document: Mapping[str, Any], samples: Sequence[Sample]) -> Judged:
+def _match(folder: Path, document: Mapping[str, Any], samples: Iterable[Sample]) -> Judged:
     rows = dict(_read_rows(folder / "judge.csv"))
-    keys = [_key_of(sample) for sample in samples]
-    matched = [rows.get(key) for key in keys]
+    keyed = [(_key_of(sample), sample.image) for sample in samples]
+    matched = [rows.get(key) for key, _ in keyed]
     grades = [row if isinstance(row, dict) else None for row in matched]
-    judged = [(sample.image, row) for sample, row in zip(samples, grades, strict=True) if row is not None]
+    judged = [(image, row) for (_, image), row in zip(keyed, grades, strict=True) if row is not None]
     provenance = document["provenance"]
     return Judged(
         folder=folder,
@@ -164,10 +154,10 @@ def _match(folder: Path, document: Mapping[str, Any], samples: Sequence[Sample])
         criteria={
             name: sum(row[name] for _, row in judged) / len(judged) if judged else None for name in CRITERION_NAMES
         },
-        num_answers=sum(key[3] != "" for key in keys),
+        num_answers=sum(key[3] != "" for key, _ in keyed),
         failures=Counter(row for row in matched if isinstance(row, str)),
         num_shown=len(rows),
-        num_foreign=len(rows.keys() - set(keys)),
+        num_foreign=len(rows.keys() - {key for key, _ in keyed}),
     )
 
 

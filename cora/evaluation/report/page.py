@@ -23,8 +23,9 @@ from cora.evaluation.judge.results import Judged, name_judges, read_judged, with
 from cora.evaluation.labels import label_of
 from cora.evaluation.report.charts import bars, histogram
 from cora.evaluation.report.pictures import embed_pictures
-from cora.evaluation.report.scores import groups_of, means_by_type, metrics_of, shown_metrics
-from cora.evaluation.samples import Sample, read_samples
+from cora.evaluation.report.scores import groups_of, metrics_of
+from cora.evaluation.report.totals import Totals
+from cora.evaluation.samples import Sample, iterate_samples
 from cora.files import write_file
 from cora.viewer import SCRIPTS, viewer_source
 
@@ -70,12 +71,17 @@ def write_report(folder: str | Path, path: str | Path | None = None, *, options:
         DataError: A file of the run is missing or damaged, or the report cannot be written.
     """
     folder, options = Path(folder), options or ReportOptions()
-    document, samples = read_metrics(folder), read_samples(folder)
-    judges = read_judged(folder, samples)
+    document, totals = read_metrics(folder), Totals()
+    judges = read_judged(folder)
     names = name_judges(judges)
     judged = {names[each.digest]: each for each in judges}
+    shown: list[Sample] = []
+    for sample in with_verdicts(iterate_samples(folder), judged):
+        totals.add(sample)
+        if len(shown) < options.max_rows:
+            shown.append(sample)
     path = folder / REPORT_NAME if path is None else Path(path)
-    write_file(path, _render(folder.resolve().name, document, with_verdicts(samples, judged), judged, options))
+    write_file(path, _render(folder.resolve().name, document, totals, shown, judged, options))
     return path
 
 
@@ -100,14 +106,14 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def _render(
     name: str,
     document: Mapping[str, Any],
-    samples: Sequence[Sample],
+    totals: Totals,
+    shown: Sequence[Sample],
     judged: Mapping[str, Judged],
     options: ReportOptions,
 ) -> str:
-    shown = samples[: options.max_rows]
-    metrics, groups = shown_metrics(samples), groups_of(document)
+    metrics, groups = totals.metrics, groups_of(document)
     data = _data(shown, metrics, document, options)
-    histograms = [histogram(f"{label_of(metric)} of samples", values) for metric, values in _spread(samples)]
+    histograms = [histogram(f"{label_of(metric)} of samples", scores) for metric, scores in totals.spread()]
     scripts = [*map(viewer_source, SCRIPTS), *map(_source, _SCRIPTS)]
     style, script = _source("report.css"), "\n".join(scripts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -121,14 +127,14 @@ def _render(
         groups=groups,
         charts=[*(bars(title, each) for title, each in groups.items()), *histograms],
         metric_labels=[label_of(metric) for metric in metrics],
-        types=means_by_type(samples, metrics),
+        types=totals.means_by_type(),
         judges={label_of(name): each for name, each in judged.items()},
         counts=document["counts"],
         provenance=list(_flat(_provenance(document, judged))),
         created=document["provenance"].get("created", ""),
-        num_samples=len(samples),
+        num_samples=totals.questions,
         num_rows=len(shown),
-        num_panoramas=len({sample.image for sample in samples}),
+        num_panoramas=len(totals.panoramas),
         num_pictures=sum(bool(picture["thumbnail"]) for picture in data["panoramas"]),
         options=options,
     )
@@ -172,14 +178,6 @@ def _data(
             for sample in samples
         ],
     }
-
-
-def _spread(samples: Sequence[Sample]) -> Iterator[tuple[str, list[float]]]:
-    """Yield the metrics that have more than two values, with the scores of all samples."""
-    for metric in shown_metrics(samples):
-        values = [sample.scores[metric] for sample in samples if metric in sample.scores]
-        if not set(values) <= {0.0, 1.0}:
-            yield metric, values
 
 
 def _inert_json(content: Any) -> str:

@@ -1,18 +1,15 @@
-"""The numbers of a page, from ``metrics.json`` and the samples: metrics with intervals, and scores by group."""
+"""The numbers of a page that ``metrics.json`` has: metrics with intervals, and scores by group."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cora.evaluation.labels import LABELS, label_of
-from cora.evaluation.samples import Sample
 
-__all__ = ["Group", "Metric", "groups_of", "means_by_type", "metrics_of", "shown_metrics"]
+__all__ = ["Group", "Metric", "groups_of", "metrics_of"]
 
-# Of each sample these are shown; BLEU-1 to 3 say little beside BLEU-4.
-_NOT_SHOWN = frozenset({"bleu_1", "bleu_2", "bleu_3"})
 _BY = "_by_"
 # Breakdowns of accuracy that have names of their own.
 _ACCURACY_BY = {"protocols": "protocol", "regions": "region of the sphere"}
@@ -76,31 +73,6 @@ def groups_of(document: Mapping[str, Any]) -> dict[str, list[Group]]:
         _group(name, entry) for name, entry in yaw.get("regions", {}).items()
     ]
     return {title: groups for title, groups in found.items() if groups}
-
-
-def shown_metrics(samples: Sequence[Sample]) -> list[str]:
-    """Return the metrics that samples have scores in, in the order of `LABELS`; unknown ones last."""
-    present = {name for sample in samples for name in sample.scores} - _NOT_SHOWN
-    order = list(LABELS)
-    return sorted(present, key=lambda name: (order.index(name) if name in order else len(order), name))
-
-
-def means_by_type(samples: Sequence[Sample], metrics: Sequence[str]) -> list[tuple[str, int, int, list[float | None]]]:
-    """Return (type, questions, answered, mean of each metric over its samples) in order of first appearance.
-
-    Means of samples compare types; BLEU of a corpus is not such a mean.
-    """
-    by_type: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_type.setdefault(sample.type or "untyped", []).append(sample)
-    lines = []
-    for name, group in by_type.items():
-        means: list[float | None] = []
-        for metric in metrics:
-            values = [sample.scores[metric] for sample in group if metric in sample.scores]
-            means.append(sum(values) / len(values) if values else None)
-        lines.append((name, len(group), sum(sample.prediction is not None for sample in group), means))
-    return lines
 
 
 def _yaw_metrics(yaw: Mapping[str, Any]) -> list[Metric]:
