@@ -24,9 +24,7 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_config_loads_strictly(path):
-    if "baseline" in path.parts:
-        ConfigManager.load_baseline(path, strict=True)
-    elif path.parent.name == "serve":
+    if path.parent.name == "serve":
         load_as(ServeConfig, path, strict=True)
     else:
         ConfigManager.load(path, strict=True)
