@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -32,8 +29,8 @@ Request: TypeAlias = tuple[Path, float | None]
 logger = logging.getLogger(__name__)
 # Seconds before each further try to read a file: a network disk may be away for a moment.
 _PAUSES = (0.1, 0.5)
-# Panoramas that are decoded and not yet cut, for each thread.
-_PER_THREAD = 8
+# Most panoramas that are decoded and not yet cut.
+_AT_ONCE = 16
 # Up to this size panoramas are cut together: the copies cost less than so many calls.
 _SMALL_BYTES = 4 * 10**6
 
@@ -77,7 +74,7 @@ class _Unknown:
 class PanoramaLoader:
     """Reads, decodes and cuts panoramas; what is not turned may come from a cache of features, or from memory.
 
-    Files are decoded by as many threads as torch computes with, which have nothing to do meanwhile.
+    They are decoded one by one: beside training, several threads are no faster (docs/benchmarks.md).
 
     Args:
         processor: Decodes and cuts.
@@ -95,28 +92,23 @@ class PanoramaLoader:
     def load(self, requests: Iterable[Request]) -> dict[Request, LoadedPanorama | SkippedPanorama]:
         """Return each panorama once, or in its place why it cannot be decoded, or not be read after three tries."""
         wanted = list(dict.fromkeys(requests))
-        at_once = _PER_THREAD * torch.get_num_threads()
         loaded: dict[Request, LoadedPanorama | SkippedPanorama] = {}
-        for start in range(0, len(wanted), at_once):
-            loaded.update(self._load(wanted[start : start + at_once]))
+        for start in range(0, len(wanted), _AT_ONCE):
+            loaded.update(self._load(wanted[start : start + _AT_ONCE]))
         return loaded
 
     def _load(self, requests: Sequence[Request]) -> Iterator[tuple[Request, LoadedPanorama | SkippedPanorama]]:
-        unknown: list[_Unknown] = []
+        decoded: list[tuple[_Unknown, Tensor]] = []
         for request in requests:
             found = self._look_up(request)
-            if isinstance(found, _Unknown):
-                unknown.append(found)
-            else:
+            if not isinstance(found, _Unknown):
                 yield request, found
-        decoded: list[tuple[_Unknown, Tensor]] = []
-        # Only decoding is for threads: each that computed with torch would start as many again.
-        for item, panorama in zip(unknown, _in_threads(self._decode, unknown), strict=True):
+                continue
+            panorama = self._decode(found)
             if isinstance(panorama, SkippedPanorama):
-                yield item.request, panorama
+                yield request, panorama
             else:
-                _, turn = item.request
-                decoded.append((item, panorama if turn is None else turned(panorama, turn)))
+                decoded.append((found, panorama))
         for (item, _), views in zip(decoded, self._cut([panorama for _, panorama in decoded]), strict=True):
             if item.is_remembered and self.memory is not None:
                 with suppress(FileNotFoundError):  # gone meanwhile
@@ -151,15 +143,16 @@ class PanoramaLoader:
         return _Unknown(request, content, key, is_damaged)
 
     def _decode(self, item: _Unknown) -> Tensor | SkippedPanorama:
-        """Return the panorama uint8[H, W, 3] of a file."""
-        image, _ = item.request
+        """Return the panorama uint8[H, W, 3] of a file, turned."""
+        image, turn = item.request
 
         def decode() -> Tensor:
             content = image.read_bytes() if item.content is None else item.content
             if not content:
                 raise ImageError(f"{image}: the file is empty")
             # A turn needs no more rows than the views of a camera that is not turned: rows do not change.
-            return self.processor.load(content, name=str(image))
+            panorama = self.processor.load(content, name=str(image))
+            return panorama if turn is None else turned(panorama, turn)
 
         return _try(image, decode)
 
@@ -189,15 +182,3 @@ def _try(image: Path, action: Callable[[], ResultT]) -> ResultT | SkippedPanoram
             logger.info("%s: %s; trying again", image, reason)
             time.sleep(pause)
     raise AssertionError("the last try returns")
-
-
-def _in_threads(decode: Callable[[_Unknown], ResultT], items: Sequence[_Unknown]) -> Iterable[ResultT]:
-    """Return the result of each item, in order."""
-    number = torch.get_num_threads()
-    return map(decode, items) if number == 1 or len(items) < 2 else _threads(number, os.getpid()).map(decode, items)
-
-
-@lru_cache(maxsize=1)
-def _threads(number: int, process: int) -> ThreadPoolExecutor:
-    """Return this many threads of this process: a forked one has none of its parent's."""
-    return ThreadPoolExecutor(number, thread_name_prefix="decoding")

@@ -6,7 +6,6 @@ Shapes: B panoramas of H x W pixels, V views of h x w pixels.
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,10 +23,6 @@ from cora.ops.view_plan import GatherPlan, gather_plan
 from cora.types import ViewSpec
 
 __all__ = ["Normalisation", "halve_whole", "render", "render_adjoint", "rows_read"]
-
-
-# Threads that need the same plan at once would each make one, and views share a plan only if it is the same object.
-_PLANNING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -89,8 +84,7 @@ def render_adjoint(
 ) -> Tensor:
     """Return the gradient [B, H, W, 3] of floating panoramas, given that of their views, [B, V, 3, h, w]."""
     panoramas = gradient.new_zeros(len(gradient), height, width, 3)
-    view_height, view_width = gradient.shape[-2:]
-    runs = _runs(views, antialias, view_height, view_width, height, width)
+    runs = _runs(views, antialias, *gradient.shape[-2:], height, width)
     levels = [panoramas]
     for _ in range(max(run.plan.level for run in runs)):
         levels.append(gradient.new_zeros(len(gradient), levels[-1].shape[1] // 2, levels[-1].shape[2] // 2, 3))
@@ -120,19 +114,12 @@ def halve_whole(panoramas: Tensor, face: Face) -> Tensor:
     return _halve(panoramas, 0, panoramas.shape[1] // 2, face)
 
 
+# The views of one processor and panoramas of one size are one entry; it keeps its plans, of 1 to 10 MB each.
+@lru_cache(maxsize=12)
 def _runs(
     views: tuple[ViewSpec, ...], antialias: bool, height: int, width: int, panorama_height: int, panorama_width: int
 ) -> tuple[_Run, ...]:
     """Return the views of height x width pixels in order, those that share a plan together."""
-    with _PLANNING:
-        return _make_runs(views, antialias, height, width, panorama_height, panorama_width)
-
-
-# The views of one processor and panoramas of one size are one entry; it keeps its plans, of 1 to 10 MB each.
-@lru_cache(maxsize=12)
-def _make_runs(
-    views: tuple[ViewSpec, ...], antialias: bool, height: int, width: int, panorama_height: int, panorama_width: int
-) -> tuple[_Run, ...]:
     planned = []
     for number, view in enumerate(views):
         box = content_box(view, height, width)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +33,6 @@ WARN_ASPECT = 0.05
 REFUSE_ASPECT = 0.25
 
 logger = logging.getLogger(__name__)
-# The filters of warnings belong to the process: threads that change them at once would undo each other's change.
-_WARNING_FILTERS = threading.Lock()
 
 
 def load_panorama(
@@ -139,7 +136,7 @@ def _open(source: str | Path | bytes, label: str) -> Iterator[Image.Image]:
             f"{label}: a panorama is a path, bytes, PIL image, array or tensor, not {type(source).__name__}"
         )
     try:
-        with _WARNING_FILTERS, warnings.catch_warnings():
+        with warnings.catch_warnings():
             # Pillow warns from half its own limit on; `max_pixels` decides here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file)

@@ -1,8 +1,7 @@
-"""PanoramaLoader: batches are decoded by several threads and cut together, and nothing shows of it."""
+"""PanoramaLoader: panoramas of a batch are cut together, and nothing shows of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from cora.data.panoramas import LoadedPanorama, PanoramaLoader, Request
 from cora.data.skipped import SkippedPanorama
 from cora.data.view_memory import ViewMemory
 from cora.processors.processor import PanoramaProcessor
-
-
-@pytest.fixture(params=[1, 2])
-def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -36,18 +27,17 @@ def requests(tmp_path: Path) -> list[Request]:
 
 
 @pytest.mark.parametrize("small_bytes", [0, 10**6])
-@pytest.mark.parametrize("per_thread", [1, 8])
+@pytest.mark.parametrize("at_once", [1, 4, 8])
 def test_a_batch_is_loaded_as_each_panorama_alone(
     requests: list[Request],
     processor: PanoramaProcessor,
     monkeypatch: pytest.MonkeyPatch,
-    num_threads: int,
-    per_thread: int,
+    at_once: int,
     small_bytes: int,
 ) -> None:
     loader = PanoramaLoader(processor.image_processor)
     alone = {request: loader.load([request])[request] for request in requests}
-    monkeypatch.setattr(panoramas, "_PER_THREAD", per_thread)
+    monkeypatch.setattr(panoramas, "_AT_ONCE", at_once)
     monkeypatch.setattr(panoramas, "_SMALL_BYTES", small_bytes)
     together = loader.load(requests)
     assert together.keys() == alone.keys()

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -491,22 +489,3 @@ def test_a_long_thin_view_takes_a_bounded_number_of_samples() -> None:
 def test_a_panorama_that_cannot_be_addressed_is_refused() -> None:
     with pytest.raises(GeometryError, match="at most 65535 x 32765 pixels, got 65536 x 2"):
         views_of(torch.zeros(2, 65536, 3, dtype=torch.uint8), [VIEWS["ahead"]], (4, 4))
-
-
-def test_threads_that_need_a_plan_at_once_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    views = tuple(yaw_ring(90, 0.5))
-    planned = []
-
-    def slow(*arguments: Any, **sizes: Any) -> Any:
-        planned.append(arguments)
-        time.sleep(0.01)
-        return gather_plan(*arguments, **sizes)
-
-    monkeypatch.setattr(view_rendering, "gather_plan", slow)
-    with ThreadPoolExecutor(4) as threads:
-        list(
-            threads.map(
-                lambda _: view_rendering.rows_read(views, True, 7, 9, panorama_height=34, panorama_width=68), range(4)
-            )
-        )
-    assert len(planned) == len(views)

@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import io
 import logging
-import time
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -318,20 +315,3 @@ def test_limits_are_those_of_the_whole_picture() -> None:
     content = encoded(photo_like(64, 128), "JPEG")
     with pytest.raises(ImageError, match="128 x 64 pixels are more than max_pixels = 8191"):
         load_panorama(content, max_pixels=8191, halvings=lambda height, width: 3)
-
-
-def test_threads_that_open_files_leave_the_filters_of_warnings_as_they_were(
-    gradient: Image.Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    content, open_image = encoded(gradient, "PNG"), Image.open
-    pauses = iter([0.0, 0.02] * 8)
-
-    def slow(file: Any) -> Image.Image:
-        time.sleep(next(pauses))
-        return open_image(file)
-
-    monkeypatch.setattr(Image, "open", slow)
-    before = list(warnings.filters)
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(load_panorama, [content] * 16))
-    assert warnings.filters == before
