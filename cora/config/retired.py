@@ -49,25 +49,13 @@ RETIRED = {
     "data.auto_max_text_length_cap": "set training.stage_configs.<stage>.max_text_length",
 }
 
-_PRECISION = "set training.mixed_precision to fp16 or bf16"
-_OPTIMISER = "it is AdamW with a rate that falls linearly; set training.learning_rate, weight_decay and warmup_ratio"
-_ADAPTER = "adapters are those of a causal language model, without biases"
+_NO_BASELINES = "this version trains no baselines; cora-train trains CORA's own models"
+_BASELINE_KEYS = (
+    "experiment_name output_dir max_new_tokens max_length data_*_csv wandb_* model lora training data pano_view "
+    "anyres_e2p panoadapt evaluation optimizer adam_* lr_scheduler_type eval_steps save_steps fp16 bf16 num_workers"
+)
 
-RETIRED_OF_BASELINES = {
-    "*fp16": _PRECISION,
-    "*bf16": _PRECISION,
-    "*optimizer": _OPTIMISER,
-    "*adam_*": _OPTIMISER,
-    "*lr_scheduler_type": _OPTIMISER,
-    "*eval_steps": "set training.eval_strategy",
-    "*save_steps": "set training.save_strategy",
-    "lora.bias": _ADAPTER,
-    "lora.task_type": _ADAPTER,
-    "max_length": "set training.max_length",
-    "*num_workers": "set training.dataloader_num_workers",
-    "evaluation": "run cora-eval",
-    "panoadapt.rope_type": "the rotary embedding follows from panoadapt.model_type",
-}
+RETIRED_OF_BASELINES = dict.fromkeys(_BASELINE_KEYS.split(), _NO_BASELINES)
 """Of configurations of baselines."""
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from torch.utils.data import Dataset
 
 from cora.data.augmentation import YawAugmentation
-from cora.data.panoramas import LoadedPanorama, PanoramaLoader
+from cora.data.panoramas import PanoramaLoader
 from cora.data.samples import Conversation, PanoramaSample
 from cora.data.skipped import SkippedPanorama
 from cora.data.table import Row, read_rows
@@ -138,21 +138,19 @@ class PanoramaDataset(Dataset[PanoramaSample]):
 
         In the place of a sample whose panorama cannot be used is the reason.
         """
-        loaded: dict[tuple[Path, float | None], LoadedPanorama | SkippedPanorama] = {}
+        rows = [self._samples[index][0][1] for index in indices]
+        requests = [(row.image, self._draw_turn(row)) for row in rows]
+        loaded = self.loader.load(requests)
         samples: list[PanoramaSample | SkippedPanorama] = []
-        for index in indices:
-            row = self._samples[index][0][1]
-            turn = self._draw_turn(row)
-            if (row.image, turn) not in loaded:
-                loaded[row.image, turn] = self._load(row.image, turn)
-            panorama = loaded[row.image, turn]
+        for index, request in zip(indices, requests, strict=True):
+            panorama = loaded[request]
             if isinstance(panorama, SkippedPanorama):
                 samples.append(panorama)
                 continue
             conversations = self._encoded[index] if self.mode == "answers" else ()
             samples.append(
                 PanoramaSample(
-                    row.image,
+                    request[0],
                     panorama.views,
                     panorama.has_features,
                     conversations,
@@ -166,12 +164,6 @@ class PanoramaDataset(Dataset[PanoramaSample]):
         if self.yaw_augmentation is None or not self._turns(row):
             return None
         return self.yaw_augmentation.draw(self._numbers[row.image])
-
-    def _load(self, image: Path, turn: float | None) -> LoadedPanorama | SkippedPanorama:
-        try:
-            return self.loader.load(image, turn)
-        except ImageError as error:
-            return SkippedPanorama(str(image), str(error))
 
 
 def _check_images(located: Iterable[tuple[Path, Row]]) -> None:

@@ -1,25 +1,38 @@
-"""PanoramaLoader: from the path of a panorama to its views, or to the features that are known of it."""
+"""PanoramaLoader: from the paths of panoramas to their views, or to the features that are known of them."""
 
 from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from cora.data.augmentation import turned
 from cora.data.feature_cache import FeatureCache
+from cora.data.skipped import SkippedPanorama
 from cora.data.view_memory import ViewMemory
 from cora.errors import ImageError
 from cora.processors.images import PanoramaImageProcessor
 
-__all__ = ["LoadedPanorama", "PanoramaLoader"]
+__all__ = ["LoadedPanorama", "PanoramaLoader", "Request"]
+
+ResultT = TypeVar("ResultT")
+Request: TypeAlias = tuple[Path, float | None]
+"""A panorama, and by which part of a full turn it is to be turned, if at all."""
 
 logger = logging.getLogger(__name__)
 # Seconds before each further try to read a file: a network disk may be away for a moment.
 _PAUSES = (0.1, 0.5)
+# Most panoramas that are decoded and not yet cut.
+_AT_ONCE = 16
+# Up to this size panoramas are cut together: the copies cost less than so many calls.
+_SMALL_BYTES = 4 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +52,29 @@ class LoadedPanorama:
     was_damaged: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Unknown:
+    """A panorama that has to be decoded, and what becomes of it then.
+
+    Attributes:
+        request: Which one.
+        content: Its file, where it has been read already.
+        feature_key: As of `LoadedPanorama`.
+        was_damaged: As of `LoadedPanorama`.
+        is_remembered: Whether its views are kept in memory.
+    """
+
+    request: Request
+    content: bytes | None = None
+    feature_key: str | None = None
+    was_damaged: bool = False
+    is_remembered: bool = False
+
+
 class PanoramaLoader:
     """Reads, decodes and cuts panoramas; what is not turned may come from a cache of features, or from memory.
+
+    They are decoded one by one: beside training, several threads are no faster (docs/benchmarks.md).
 
     Args:
         processor: Decodes and cuts.
@@ -55,29 +89,50 @@ class PanoramaLoader:
         self.features: FeatureCache | None = None
         self.memory: ViewMemory | None = None
 
-    def load(self, image: Path, turn: float | None = None) -> LoadedPanorama:
-        """Return a panorama, turned by a part of a full turn.
+    def load(self, requests: Iterable[Request]) -> dict[Request, LoadedPanorama | SkippedPanorama]:
+        """Return each panorama once, or in its place why it cannot be decoded, or not be read after three tries."""
+        wanted = list(dict.fromkeys(requests))
+        loaded: dict[Request, LoadedPanorama | SkippedPanorama] = {}
+        for start in range(0, len(wanted), _AT_ONCE):
+            loaded.update(self._load(wanted[start : start + _AT_ONCE]))
+        return loaded
 
-        Raises:
-            ImageError: It cannot be decoded, or not be read after three tries.
-        """
-        for pause in (*_PAUSES, None):
-            try:
-                return self._load(image, turn)
-            except OSError as error:
-                if pause is None:
-                    reason = error.strerror or error
-                    raise ImageError(f"{image}: cannot be read, tried {len(_PAUSES) + 1} times: {reason}") from error
-                logger.info("%s: %s; trying again", image, error.strerror or error)
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+    def _load(self, requests: Sequence[Request]) -> Iterator[tuple[Request, LoadedPanorama | SkippedPanorama]]:
+        decoded: list[tuple[_Unknown, Tensor]] = []
+        for request in requests:
+            found = self._look_up(request)
+            if not isinstance(found, _Unknown):
+                yield request, found
+                continue
+            panorama = self._decode(found)
+            if isinstance(panorama, SkippedPanorama):
+                yield request, panorama
+            else:
+                decoded.append((found, panorama))
+        for (item, _), views in zip(decoded, self._cut([panorama for _, panorama in decoded]), strict=True):
+            if item.is_remembered and self.memory is not None:
+                with suppress(FileNotFoundError):  # gone meanwhile
+                    self.memory.keep(item.request[0], views)
+            yield item.request, LoadedPanorama(views, False, item.feature_key, item.was_damaged)
 
-    def _load(self, image: Path, turn: float | None) -> LoadedPanorama:
+    def _look_up(self, request: Request) -> LoadedPanorama | SkippedPanorama | _Unknown:
+        """Return what is known of a panorama."""
+        image, turn = request
         if turn is not None:
-            return LoadedPanorama(self._views(image, image.read_bytes(), turn), has_features=False)
-        cache = self.features
-        if cache is None or not cache.admits(image):
-            return LoadedPanorama(self._remembered_views(image), has_features=False)
+            return _Unknown(request)
+        if self.features is not None and self.features.admits(image):
+            return _try(image, lambda: self._look_up_features(request))
+        memory = self.memory
+        if memory is None:
+            return _Unknown(request)
+        views = _try(image, lambda: memory.get(image))
+        if views is None:
+            return _Unknown(request, is_remembered=True)
+        return views if isinstance(views, SkippedPanorama) else LoadedPanorama(views, has_features=False)
+
+    def _look_up_features(self, request: Request) -> LoadedPanorama | _Unknown:
+        cache, image = self.features, request[0]
+        assert cache is not None
         key, content = cache.known_key(image), None
         if key is None:
             content = image.read_bytes()
@@ -85,20 +140,45 @@ class PanoramaLoader:
         features, is_damaged = cache.read(key)
         if features is not None:
             return LoadedPanorama(features, has_features=True)
-        views = self._views(image, image.read_bytes() if content is None else content, None)
-        return LoadedPanorama(views, False, key, is_damaged)
+        return _Unknown(request, content, key, is_damaged)
 
-    def _remembered_views(self, image: Path) -> Tensor:
-        views = None if self.memory is None else self.memory.get(image)
-        if views is None:
-            views = self._views(image, image.read_bytes(), None)
-            if self.memory is not None:
-                self.memory.keep(image, views)
-        return views
+    def _decode(self, item: _Unknown) -> Tensor | SkippedPanorama:
+        """Return the panorama uint8[H, W, 3] of a file, turned."""
+        image, turn = item.request
 
-    def _views(self, image: Path, content: bytes, turn: float | None) -> Tensor:
-        if not content:
-            raise ImageError(f"{image}: the file is empty")
-        # A turn needs no more rows than the views of a camera that is not turned: rows do not change.
-        panorama = self.processor.load(content, name=str(image))
-        return self.processor.crop(panorama if turn is None else turned(panorama, turn))
+        def decode() -> Tensor:
+            content = image.read_bytes() if item.content is None else item.content
+            if not content:
+                raise ImageError(f"{image}: the file is empty")
+            # A turn needs no more rows than the views of a camera that is not turned: rows do not change.
+            panorama = self.processor.load(content, name=str(image))
+            return panorama if turn is None else turned(panorama, turn)
+
+        return _try(image, decode)
+
+    def _cut(self, panoramas: Sequence[Tensor]) -> list[Tensor]:
+        """Return the views of each panorama; those of a batch share memory."""
+        batches: dict[Hashable, list[int]] = {}
+        for number, panorama in enumerate(panoramas):
+            batches.setdefault(panorama.shape if panorama.nbytes <= _SMALL_BYTES else number, []).append(number)
+        views: dict[int, Tensor] = {}
+        for numbers in batches.values():
+            batch = panoramas[numbers[0]][None] if len(numbers) == 1 else torch.stack([panoramas[n] for n in numbers])
+            views.update(zip(numbers, self.processor.crop(batch), strict=True))
+        return [views[number] for number in range(len(panoramas))]
+
+
+def _try(image: Path, action: Callable[[], ResultT]) -> ResultT | SkippedPanorama:
+    """Return what an action with a file gives, tried three times, or why it fails."""
+    for pause in (*_PAUSES, None):
+        try:
+            return action()
+        except ImageError as error:
+            return SkippedPanorama(str(image), str(error))
+        except OSError as error:
+            reason = error.strerror or error
+            if pause is None:
+                return SkippedPanorama(str(image), f"{image}: cannot be read, tried {len(_PAUSES) + 1} times: {reason}")
+            logger.info("%s: %s; trying again", image, reason)
+            time.sleep(pause)
+    raise AssertionError("the last try returns")

@@ -34,9 +34,10 @@ class ViewMemory:
         return views if views is not None and stamp == file_stamp(image) else None
 
     def keep(self, image: Path, views: Tensor) -> None:
-        """Keep the views of a file if there is room."""
+        """Keep a copy of the views of a file if there is room; OSError if it is gone."""
         _, older = self._kept.get(image, (None, None))
         num_bytes = self.num_bytes + views.nbytes - (0 if older is None else older.nbytes)
         if num_bytes <= self.max_bytes:
             self.num_bytes = num_bytes
-            self._kept[image] = (file_stamp(image), views)
+            # Views that were cut together lie in one piece of memory, which any of them would keep.
+            self._kept[image] = (file_stamp(image), views.clone())

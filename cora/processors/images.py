@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ class PanoramaImageProcessor:
         return len(self.views)
 
     def crop(self, panorama: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the views float[V, 3, h, w], normalised, of a panorama uint8[H, W, 3], on its device."""
+        """Return the views float[V, 3, h, w], normalised, of a panorama uint8[H, W, 3], or of each of a batch."""
         return erp_to_views(
             panorama,
             self.views,
@@ -131,10 +132,7 @@ class PanoramaImageProcessor:
 
     def _halvings(self, height: int, width: int) -> int:
         """Return how many times a panorama can be halved before the most detailed of the views would notice."""
-        boxes = [(view, content_box(view, *self.image_size)) for view in self.views]
-        return min(
-            finest_level(view, box[2], box[3], panorama_height=height, panorama_width=width) for view, box in boxes
-        )
+        return _finest_level(self.views, self.image_size, height, width)
 
     def _last_row(self, height: int, width: int) -> int:
         """Return how many rows from the top of a panorama the views are made of."""
@@ -204,6 +202,13 @@ class PanoramaImageProcessor:
     def __repr__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.to_dict().items())
         return f"PanoramaImageProcessor({options})"
+
+
+@lru_cache(maxsize=64)
+def _finest_level(views: tuple[ViewSpec, ...], image_size: tuple[int, int], height: int, width: int) -> int:
+    """Return the finest level of a panorama of height x width pixels that one of the views samples."""
+    boxes = [(view, content_box(view, *image_size)) for view in views]
+    return min(finest_level(view, box[2], box[3], panorama_height=height, panorama_width=width) for view, box in boxes)
 
 
 def _size(image_size: int | Sequence[int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from cora.errors import ConfigError
 from cora.training.autobatch import first_batch_size, fit_batch_size, resume_batch_size
 from cora.training.build import build_model, enter_stage, pick_accelerator, pick_precision
 from cora.training.callbacks import CUDACacheCleanupCallback, StepLimit
-from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint
+from cora.training.checkpoints import AtomicCheckpointIO, read_checkpoint, remove_other_best
 from cora.training.curves import plot_curves
 from cora.training.features import open_feature_cache
 from cora.training.last_checkpoint import LAST, LastCheckpoint
@@ -222,6 +222,8 @@ class CORATrainer:
         best_path = of_first(lambda: best.best_model_path)
         module.load_trained(read_checkpoint(best_path)["state_dict"])
         if is_first():
+            # A kill after the last checkpoint, before what it replaced was removed: no later checkpoint does that.
+            remove_other_best(best_path)
             plot_curves(folder / "metrics.csv", folder / "curves.png", title=f"stage {name}")
         run.state.completed_stages.append(name)
         run.state.current_stage = None

@@ -132,13 +132,6 @@ def test_saved_configuration_loads_strictly_and_equally(write, tmp_path):
     assert os.listdir(saved.parent) == ["config.yaml"]
 
 
-def test_load_baseline(write):
-    path = write("model: {name: x}\ntraining: {max_steps: 2}")
-    assert ConfigManager.load_baseline(path).model.name == "x"
-    with pytest.raises(ConfigError, match=r"unknown key training\.max_steps"):
-        ConfigManager.load_baseline(path, strict=True)
-
-
 def test_auto_detect_config_looks_beside_and_one_up(tmp_path):
     run = tmp_path / "run"
     export, stage = run / "export", run / "vision"

@@ -169,15 +169,6 @@ def test_every_key_is_documented():
     assert missing == []
 
 
-def test_baseline_defaults_and_older_view_key():
-    config = BaselineConfig.model_validate({"anyres_e2p": {"hfov_deg": 90}, "model": {"dtype": "bf16"}, "fp16": True})
-    assert config.views is not None
-    assert config.views.hfov_deg == 90
-    assert config.model.dtype == "bfloat16"
-    assert [key.path for key in unknown_keys(config)] == ["fp16"]
-    assert BaselineConfig().views is None
-
-
 def _section_of(annotation):
     """Return the section class inside an annotation such as ``X | None``, or None."""
     for candidate in (annotation, *getattr(annotation, "__args__", ())):

@@ -63,10 +63,10 @@ def test_turned_panoramas_and_those_with_features_are_not_kept(
     module.remember_views(10**9)
     loader, image = module.train_dataset.loader, module.train_dataset.images[0]
     assert loader.memory is not None
-    loader.load(image, turn=0.25)
+    loader.load([(image, 0.25)])
     loader.features = FeatureCache(tmp_path, "model", max_bytes=10**6)
-    loader.load(image)
+    loader.load([(image, None)])
     assert loader.memory.num_bytes == 0
     loader.features = FeatureCache(tmp_path, "model", max_bytes=10**6, images=[])
-    loader.load(image)
+    loader.load([(image, None)])
     assert loader.memory.num_bytes > 0

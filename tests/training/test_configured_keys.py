@@ -14,7 +14,7 @@ from tiny_models import make_model
 from tiny_runs import make_config, write_workspace
 
 from cora.cli.eval import main as evaluate
-from cora.config import schema
+from cora.config import baseline, schema
 from cora.config.manager import ConfigManager
 from cora.config.schema import (
     CORAConfig,
@@ -40,9 +40,10 @@ WHOLE = (GenerationConfig, StageImageConfig)
 
 
 def sections() -> Iterator[type[Section]]:
-    for item in vars(schema).values():
-        if isinstance(item, type) and issubclass(item, Section) and item.__module__ == schema.__name__:
-            yield item
+    for module in (schema, baseline):
+        for item in vars(module).values():
+            if isinstance(item, type) and issubclass(item, Section) and item.__module__ == module.__name__:
+                yield item
 
 
 @pytest.fixture

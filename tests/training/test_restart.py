@@ -330,6 +330,18 @@ def test_one_stage_at_a_time_is_the_same_run(finished: tuple[Workspace, Training
         workspace.train(config, stage="reampler")
 
 
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_train_end"])
+def test_a_best_checkpoint_that_was_replaced_does_not_outlive_a_resumed_stage(workspace: Workspace, hook: str) -> None:
+    config = workspace.config("stale", stages=["vision"])
+    run = workspace.crash(config, "vision", hook, 4 if hook == "on_train_batch_end" else 1)
+    # A kill came between two renames, that of the better checkpoint and the one that removes what it replaced.
+    stale = run / "vision/vision-epoch=00-val_loss=99.9000.ckpt"
+    shutil.copyfile(run / "vision/last.ckpt", stale)
+    workspace.train(config, resume="auto")
+    assert not stale.exists()
+    assert len(list((run / "vision").glob("vision-*.ckpt"))) == 1
+
+
 def test_paths_that_are_no_run(half: Workspace, tmp_path: Path) -> None:
     config = half.config("runs")
     run = next((half.folder / "runs" / EXPERIMENT).glob("*"))
