@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cora.bench import captions, crop, eval, preprocess, resampler, scan, serve, throughput
+from cora.bench import captions, crop, eval, preprocess, resampler, scan, serve, throughput, train
 
 
 @pytest.fixture
@@ -49,6 +49,7 @@ def test_results_have_the_columns_of_the_benchmarks(repository: Path) -> None:
         ("throughput", throughput.COLUMNS),
         ("serve", serve.COLUMNS),
         ("captions", captions.COLUMNS),
+        ("train", train.COLUMNS),
     ):
         result = json.loads((repository / "bench" / "results" / f"{name}.json").read_text())
         assert "commit" in result["provenance"]
