@@ -93,7 +93,7 @@ def read_predictions(*paths: str | Path) -> Predictions:
         for row, answer in _read(path, len(rows)):
             rows.append(sharing_row(row, same))
             answers.append(answer)
-    same.clear()
+    same.clear()  # before more is made of the rows
     return _grouped(", ".join(map(str, paths)), rows, answers)
 
 
