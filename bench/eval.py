@@ -164,8 +164,16 @@ def export_model(config: CORAConfig, path: Path, folder: Path) -> tuple[Path, Ge
 def write_panoramas(folder: Path, rounds: int) -> list[Row]:
     """Render the panoramas of all rounds, and as many as a round has to warm up with; return their rows."""
     scenes = PANORAMAS * (rounds + 1)
-    size = {"height": SOURCE_WIDTH // 2, "width": SOURCE_WIDTH}
-    return read_rows(write_split(folder, "test", num_scenes=scenes, first_seed=FIRST_SEED, **size).csv)
+    split = write_split(
+        folder,
+        "test",
+        num_scenes=scenes,
+        first_seed=FIRST_SEED,
+        height=SOURCE_WIDTH // 2,
+        width=SOURCE_WIDTH,
+        subsampling="4:2:0",
+    )
+    return read_rows(split.csv)
 
 
 def split_rounds(rows: Sequence[Row], rounds: int) -> list[tuple[list[Row], list[Row]]]:

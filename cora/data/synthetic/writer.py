@@ -45,12 +45,11 @@ def _is_written(path: Path, *, height: int, width: int) -> bool:
         return picture.size == (width, height)
 
 
-def _write_image(seed: int, *, folder: Path, split: str, height: int, width: int) -> None:
+def _write_image(seed: int, *, folder: Path, split: str, height: int, width: int, subsampling: str) -> None:
     path = folder / _image_name(split, seed)
     partial_path = path.with_suffix(".part")
     picture = Image.fromarray(render_panorama(random_scene(seed), height=height, width=width))
-    # As panoramic cameras write them, which have a pixel of colour for four of brightness.
-    picture.save(partial_path, format="JPEG", quality=92, subsampling="4:2:0")
+    picture.save(partial_path, format="JPEG", quality=92, subsampling=subsampling)
     partial_path.replace(path)
 
 
@@ -65,7 +64,15 @@ def _write_images(seeds: Sequence[int], workers: int, write: Callable[[int], Non
 
 
 def write_split(
-    folder: Path, split: str, *, num_scenes: int, first_seed: int, height: int = 256, width: int = 512, workers: int = 2
+    folder: Path,
+    split: str,
+    *,
+    num_scenes: int,
+    first_seed: int,
+    height: int = 256,
+    width: int = 512,
+    subsampling: str = "4:4:4",
+    workers: int = 2,
 ) -> SplitFiles:
     """Render `num_scenes` panoramas and write ``<folder>/<split>.csv`` with all questions about them.
 
@@ -78,6 +85,8 @@ def write_split(
         first_seed: Seed of the first scene; scene i has seed ``first_seed + i``. Splits must not share seeds.
         height: Panorama height in pixels; width is normally twice that.
         width: Panorama width in pixels.
+        subsampling: Colour of the JPEGs: ``4:4:4``, a value for each pixel, which small panoramas need, or ``4:2:0``,
+            one for four pixels, as panoramic cameras write them.
         workers: Rendering processes; 1 renders in this one. More are spawned, so that a script that asks for them
             must be importable: its own work stands below ``if __name__ == "__main__"``.
     """
@@ -89,7 +98,8 @@ def write_split(
         for seed, image in zip(seeds, files.images, strict=True)
         if not _is_written(image, height=height, width=width)
     ]
-    _write_images(missing, workers, partial(_write_image, folder=folder, split=split, height=height, width=width))
+    write = partial(_write_image, folder=folder, split=split, height=height, width=width, subsampling=subsampling)
+    _write_images(missing, workers, write)
     with files.csv.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
