@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,8 @@ Request: TypeAlias = tuple[Path, float | None]
 logger = logging.getLogger(__name__)
 # Seconds before each further try to read a file: a network disk may be away for a moment.
 _PAUSES = (0.1, 0.5)
-# Most panoramas that are decoded and not yet cut.
+# So many panoramas of up to this size are cut together: the copies cost less than so many calls.
 _AT_ONCE = 16
-# Up to this size panoramas are cut together: the copies cost less than so many calls.
 _SMALL_BYTES = 4 * 10**6
 
 
@@ -98,7 +97,8 @@ class PanoramaLoader:
         return loaded
 
     def _load(self, requests: Sequence[Request]) -> Iterator[tuple[Request, LoadedPanorama | SkippedPanorama]]:
-        decoded: list[tuple[_Unknown, Tensor]] = []
+        # Small ones of a size wait to be cut together; large ones would fill the memory.
+        waiting: dict[torch.Size, list[tuple[_Unknown, Tensor]]] = {}
         for request in requests:
             found = self._look_up(request)
             if not isinstance(found, _Unknown):
@@ -107,13 +107,21 @@ class PanoramaLoader:
             panorama = self._decode(found)
             if isinstance(panorama, SkippedPanorama):
                 yield request, panorama
+            elif panorama.nbytes > _SMALL_BYTES:
+                yield request, self._loaded(found, self.processor.crop(panorama))
             else:
-                decoded.append((found, panorama))
-        for (item, _), views in zip(decoded, self._cut([panorama for _, panorama in decoded]), strict=True):
-            if item.is_remembered and self.memory is not None:
-                with suppress(FileNotFoundError):  # gone meanwhile
-                    self.memory.keep(item.request[0], views)
-            yield item.request, LoadedPanorama(views, False, item.feature_key, item.was_damaged)
+                waiting.setdefault(panorama.shape, []).append((found, panorama))
+        for batch in waiting.values():
+            cut = self.processor.crop(torch.stack([panorama for _, panorama in batch]))
+            for (item, _), views in zip(batch, cut, strict=True):
+                yield item.request, self._loaded(item, views)
+
+    def _loaded(self, item: _Unknown, views: Tensor) -> LoadedPanorama:
+        """Return a panorama that was cut; its views are kept if they are to be."""
+        if item.is_remembered and self.memory is not None:
+            with suppress(OSError):  # its file has gone out of reach: it is decoded again if it comes back
+                self.memory.keep(item.request[0], views)
+        return LoadedPanorama(views, False, item.feature_key, item.was_damaged)
 
     def _look_up(self, request: Request) -> LoadedPanorama | SkippedPanorama | _Unknown:
         """Return what is known of a panorama."""
@@ -155,17 +163,6 @@ class PanoramaLoader:
             return panorama if turn is None else turned(panorama, turn)
 
         return _try(image, decode)
-
-    def _cut(self, panoramas: Sequence[Tensor]) -> list[Tensor]:
-        """Return the views of each panorama; those of a batch share memory."""
-        batches: dict[Hashable, list[int]] = {}
-        for number, panorama in enumerate(panoramas):
-            batches.setdefault(panorama.shape if panorama.nbytes <= _SMALL_BYTES else number, []).append(number)
-        views: dict[int, Tensor] = {}
-        for numbers in batches.values():
-            batch = panoramas[numbers[0]][None] if len(numbers) == 1 else torch.stack([panoramas[n] for n in numbers])
-            views.update(zip(numbers, self.processor.crop(batch), strict=True))
-        return [views[number] for number in range(len(panoramas))]
 
 
 def _try(image: Path, action: Callable[[], ResultT]) -> ResultT | SkippedPanorama:

@@ -113,7 +113,7 @@ def _pad(rows: Sequence[list[int]], value: int) -> Tensor:
 
 def _segment_mask(segments: Tensor) -> Tensor:
     """Return bool[B, 1, L, L], true where a query (row) may look: earlier, and in its own segment or the prefix."""
-    small = segments.to(torch.int16)  # a quarter of the memory to compare
+    small = segments.to(torch.int16)  # a quarter of the memory to compare; no sequence has so many questions
     mask = small[:, :, None] == small[:, None, :]
     mask |= (small == _PREFIX)[:, None, :]
     return mask.tril_()[:, None]

@@ -65,6 +65,31 @@ def test_small_panoramas_are_cut_in_one_call(
     assert sizes == [2, 3]
 
 
+def test_large_panoramas_are_in_memory_one_at_a_time(
+    requests: list[Request], processor: PanoramaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panoramas, "_SMALL_BYTES", 0)
+    images, calls = processor.image_processor, []
+    load, crop = images.load, images.crop
+    monkeypatch.setattr(images, "load", lambda *a, **k: (calls.append("load"), load(*a, **k))[1])
+    monkeypatch.setattr(images, "crop", lambda *a, **k: (calls.append("crop"), crop(*a, **k))[1])
+    # The third cannot be decoded.
+    PanoramaLoader(images).load(request for request in requests if request != requests[2])
+    assert calls == ["load", "crop"] * 5
+
+
+def test_what_cannot_be_kept_is_loaded_all_the_same(
+    requests: list[Request], processor: PanoramaProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("stale file handle")
+
+    loader = PanoramaLoader(processor.image_processor)
+    loader.memory = ViewMemory(10**9)
+    monkeypatch.setattr(loader.memory, "keep", refuse)
+    assert isinstance(loader.load(requests[:1])[requests[0]], LoadedPanorama)
+
+
 def test_what_is_remembered_does_not_keep_its_batch(requests: list[Request], processor: PanoramaProcessor) -> None:
     loader = PanoramaLoader(processor.image_processor)
     loader.memory = ViewMemory(10**9)
