@@ -76,7 +76,7 @@ def leave_verdicts(
         for item in (item for sample in samples for item in sample.items):
             found = verdict(item.texts[0])
             verdicts, failures = ({}, {item.key: ("garbage", "no")}) if found is None else ({item.key: found}, {})
-            journal.append(CallRecord(judge.digest, verdicts, failures, model="served-model"))
+            journal.append([CallRecord(judge.digest, verdicts, failures, model="served-model")])
         known = {key: failure for record in journal for key, failure in record.failures.items()}
         findings = find_all(samples, journal.verdicts, known)
         origin = {"predictions": str(predictions), "predictions_sha256": file_digest(predictions)}

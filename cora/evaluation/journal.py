@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -74,14 +74,6 @@ class Journal(JournalFile[JournalEntry]):
         except OSError as error:
             self.close()
             raise DataError(f"{folder} cannot be cleared: {error.strerror or error}") from error
-
-    def append(self, entries: Sequence[JournalEntry]) -> None:
-        """Write entries and return when they are on disk.
-
-        Raises:
-            DataError: They cannot be written; what was there before stays intact.
-        """
-        self._append(entries)
 
 
 def image_digest(path: Path) -> str:

@@ -116,7 +116,7 @@ class JournalFile(Generic[EntryT]):
         """Give back the memory of the places: nothing is found from now on, and the journal stays held."""
         self._places = {}
 
-    def _append(self, entries: Sequence[EntryT]) -> None:
+    def append(self, entries: Sequence[EntryT]) -> None:
         """Write entries and return when they are on disk.
 
         Raises:

@@ -381,7 +381,7 @@ def test_the_cost_is_unknown_rather_than_too_low() -> None:
 def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes) -> None:
     record = CallRecord("j", {"k": grade(3)}, {})
     with VerdictJournal(tmp_path) as journal:
-        journal.append(record)
+        journal.append([record])
         with pytest.raises(DataError, match="another judge is writing here"):
             VerdictJournal(tmp_path)
     path = tmp_path / "judge.jsonl"
@@ -389,7 +389,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes) -> None:
     path.write_bytes(whole + torn)
     with VerdictJournal(tmp_path) as journal:
         assert journal.verdicts == {"k": grade(3)}
-        journal.append(CallRecord("j", {"l": grade(2)}, {}))
+        journal.append([CallRecord("j", {"l": grade(2)}, {})])
     assert path.read_bytes().startswith(whole + b'{"judge": "j"')
     with VerdictJournal(tmp_path) as journal:
         assert set(journal.verdicts) == {"k", "l"}
@@ -397,7 +397,7 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path, torn: bytes) -> None:
 
 def test_an_unreadable_line_costs_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with VerdictJournal(tmp_path) as journal:
-        journal.append(CallRecord("j", {"k": grade(3)}, {}))
+        journal.append([CallRecord("j", {"k": grade(3)}, {})])
     path = tmp_path / "judge.jsonl"
     path.write_bytes(b'\xff\n{"judge": 1}\n{"judge": "j", "verdicts": 3, "failures": {}}\n' + path.read_bytes())
     with VerdictJournal(tmp_path) as journal:
@@ -410,16 +410,16 @@ def test_a_full_disk_costs_no_verdict_that_was_there(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     with VerdictJournal(tmp_path) as journal:
-        journal.append(CallRecord("j", {"k": grade(3), "l": grade(4)}, {"m": ("garbage", "no")}))
+        journal.append([CallRecord("j", {"k": grade(3), "l": grade(4)}, {"m": ("garbage", "no")})])
         before = journal.path.read_bytes()
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full)
             with pytest.raises(DataError, match="No space left on device; 2 verdicts are kept"):
-                journal.append(CallRecord("j", {"m": grade(5)}, {}))
+                journal.append([CallRecord("j", {"m": grade(5)}, {})])
         assert journal.path.read_bytes() == before
         assert "m" not in journal.verdicts
         assert journal.verdicts["l"] == grade(4)
-        journal.append(CallRecord("j", {"m": grade(5)}, {}))
+        journal.append([CallRecord("j", {"m": grade(5)}, {})])
         assert journal.verdicts == {"k": grade(3), "l": grade(4), "m": grade(5)}
         assert [list(record.verdicts) for record in journal] == [["k", "l"], ["m"]]
 

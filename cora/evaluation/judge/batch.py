@@ -101,7 +101,7 @@ class Batches:
                 names = [name for name in (found.output_file_id, found.error_file_id) if name]
                 contents = [client.api.files.content(name).content for name in names]
             for record in self._records(client, batch["requests"], contents, status=found.status):
-                journal.append(record)
+                journal.append([record])
             batch["is_collected"] = True
             write_json(self.path, self.state)
         return pending, num_pending

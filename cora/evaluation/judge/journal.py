@@ -73,14 +73,6 @@ class VerdictJournal(JournalFile[CallRecord]):
         """Verdict by key of the item, read from the file when it is asked for."""
         return _Verdicts(self)
 
-    def append(self, record: CallRecord) -> None:
-        """Write a record and return when it is on disk.
-
-        Raises:
-            DataError: It cannot be written; what was there before stays intact.
-        """
-        self._append([record])
-
 
 class _Verdicts(Mapping[str, Verdict]):
     def __init__(self, journal: VerdictJournal) -> None:

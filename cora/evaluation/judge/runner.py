@@ -152,7 +152,7 @@ def _ask(
                 logger.warning("not judged: %s", reply)
                 continue
             record = judge.record([item.key for item in call.items], reply)
-            journal.append(record)
+            journal.append([record])
             any_verdict = any_verdict or bool(record.verdicts)
             num_failed += not record.verdicts
             stopped = stopped or _why_stop(
