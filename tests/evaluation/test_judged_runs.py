@@ -42,6 +42,16 @@ def change_answer(run: Path, number: int, answer: str) -> None:
     (run / SAMPLES_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def test_verdicts_count_where_the_panoramas_were_moved(run: Path) -> None:
+    leave_verdicts(run / "predictions.csv", GRADES.get)
+    lines = [json.loads(line) for line in (run / SAMPLES_NAME).read_text().splitlines()]
+    for line in lines:
+        line["image"] = str(Path("/elsewhere") / Path(line["image"]).name)
+    (run / SAMPLES_NAME).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (judged,) = read_judged(run)
+    assert (judged.num_verdicts, judged.num_foreign) == (6, 0)
+
+
 def test_the_report_says_what_the_judge_said(run: Path) -> None:
     folder = leave_verdicts(run / "predictions.csv", GRADES.get)
     text = " ".join(write_report(run).read_text().split())

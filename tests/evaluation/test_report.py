@@ -26,6 +26,8 @@ from cora.cli.report import main
 from cora.errors import ConfigError, DataError
 from cora.evaluation.report import ReportOptions, write_report
 from cora.evaluation.report.scores import groups_of, metrics_of
+from cora.evaluation.report.totals import Totals
+from cora.evaluation.samples import iterate_samples
 from cora.geometry.camera import rotation_matrix
 from cora.viewer import SCRIPTS, viewer_source
 
@@ -106,6 +108,15 @@ def test_every_answer_and_score_is_there(run: Path) -> None:
         # The columns of the small picture are those of the panorama.
         red = np.asarray(picture)[256, 100:900, 0]
         np.testing.assert_allclose(red, np.arange(100, 900) / 1024 * 255, atol=4)
+
+
+def test_types_are_in_the_page_with_what_was_answered_and_the_means_of_it(run: Path) -> None:
+    totals = Totals()
+    for sample in iterate_samples(run):
+        totals.add(sample)
+    place = totals.metrics.index("exact_match")
+    found = [(name, asked, answered, means[place]) for name, asked, answered, means in totals.means_by_type()]
+    assert found == [("what", 3, 2, None), ("colour", 3, 2, 0.5), (HOSTILE, 3, 2, None)]
 
 
 def test_the_size_is_bounded_and_the_page_says_so(run: Path) -> None:

@@ -388,6 +388,14 @@ def test_predictions_of_others(tmp_path: Path) -> None:
         read_predictions(path)
 
 
+def test_rows_of_predictions_share_equal_cells(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text("image,prompt,caption,response\na,what is it,x,a red ball\nb,what is it,y,a red ball\n")
+    first, second = read_predictions(path).rows
+    assert first.query is second.query
+    assert first.references is second.references
+
+
 def test_rows_that_carry_several_references_write_one_line_each(tmp_path: Path) -> None:
     image = tmp_path / "a.jpg"
     image.write_bytes(b"x")
