@@ -10,10 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Statistics = npt.NDArray[np.float64]
+    from cora.evaluation.values import Numbers
 
 __all__ = ["Bootstrap", "Interval", "percentile_interval"]
 
@@ -42,8 +39,8 @@ class Bootstrap:
         self._resamples = resamples
 
     def draws(
-        self, statistics: Any, score: Callable[[Statistics], Statistics], *, among: Sequence[int] | None = None
-    ) -> Statistics:
+        self, statistics: Any, score: Callable[[Numbers], Numbers], *, among: Sequence[int] | None = None
+    ) -> Numbers:
         """Return the scores float[R] of all draws that have one; none at all for fewer than two groups.
 
         Args:
@@ -68,7 +65,7 @@ class Bootstrap:
         return np.asarray(scores[np.isfinite(scores)])
 
     def interval(
-        self, statistics: Any, score: Callable[[Statistics], Statistics], *, among: Sequence[int] | None = None
+        self, statistics: Any, score: Callable[[Numbers], Numbers], *, among: Sequence[int] | None = None
     ) -> Interval | None:
         """Return the interval of a score that is a function of sums over samples, or None where no draw has one.
 
@@ -84,7 +81,7 @@ class Bootstrap:
         statistics = np.stack([values, np.ones_like(values)], axis=1)
         return self.interval(statistics, lambda sums: sums[:, 0] / sums[:, 1], among=among)
 
-    def _resampled(self, sums: Statistics) -> Statistics:
+    def _resampled(self, sums: Numbers) -> Numbers:
         """Return the sums float[R, K] over groups that were drawn."""
         import numpy as np
 
@@ -101,7 +98,7 @@ class Bootstrap:
         return np.concatenate(totals)
 
 
-def percentile_interval(draws: Statistics) -> Interval | None:
+def percentile_interval(draws: Numbers) -> Interval | None:
     """Return the 95 % percentile interval of draws float[R], or None where there is none."""
     import numpy as np
 

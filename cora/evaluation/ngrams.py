@@ -14,12 +14,8 @@ from typing import TYPE_CHECKING
 from cora.evaluation.corpus import Corpus
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
+    from cora.evaluation.corpus import Counts
     from cora.evaluation.values import Numbers
-
-    Counts = npt.NDArray[np.int64]
 
 __all__ = ["bleu_sums", "cider"]
 
