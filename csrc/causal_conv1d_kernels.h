@@ -74,8 +74,7 @@ void conv_forward(const Conv& conv, const Sequence& y, int64_t batch, const Bloc
   }
 }
 
-// The processor does not by itself fetch ahead rows that are pages apart. The gradient does less with each of them than
-// the forward convolution and the scan, which do not gain by this.
+// Positions between the one that is worked on and the one that is fetched. The forward convolution does not gain by it.
 constexpr int64_t kConvRowsAhead = 4;
 
 // What the gradient of a block works on.

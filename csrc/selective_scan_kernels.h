@@ -72,6 +72,9 @@ inline Floats advance(
   return sums[0];
 }
 
+// Positions between the one that is worked on and the one that is fetched.
+constexpr int64_t kRowsAhead = 2;
+
 template <typename T>
 void scan_forward(
     const Scan& scan, const Sequence& y, float* states, int64_t batch, const Block& block, std::vector<float>& room) {
@@ -89,8 +92,14 @@ void scan_forward(
     limits[group] = steepest(decays + group * per_group, scan.states);
   }
   const bool reversed = scan.reversed[block.direction];
+  const auto place = [&](int64_t step) { return reversed ? scan.length - 1 - step : step; };
   for (int64_t step = 0; step < scan.length; ++step) {
-    const int64_t position = reversed ? scan.length - 1 - step : step;
+    const int64_t position = place(step);
+    if (step + kRowsAhead < scan.length) {
+      const int64_t ahead = place(step + kRowsAhead);
+      for (const Sequence& input : {scan.u, scan.delta, scan.z}) prefetch<T>(input, block, batch, ahead);
+      prefetch<T, true>(y, block, batch, ahead);
+    }
     if (states != nullptr && step % kPositionsPerChunk == 0) {
       float* kept = kept_states(scan, states, batch, block, step / kPositionsPerChunk);
       std::memcpy(kept, running, sizeof(float) * kGroupsPerBlock * per_group);
@@ -266,6 +275,18 @@ inline void write_weight_grads(
   }
 }
 
+// Has the rows of positions [begin, end) fetched, those that are read and those that are written.
+template <typename T>
+void prefetch_rows(
+    const Scan& scan, const Sequence& y_grad, const ScanGradients& grads, int64_t batch, const Block& block,
+    int64_t begin, int64_t end) {
+  for (int64_t step = begin; step < end; ++step) {
+    const int64_t position = scan.reversed[block.direction] ? scan.length - 1 - step : step;
+    for (const Sequence& input : {scan.u, scan.delta, scan.z, y_grad}) prefetch<T>(input, block, batch, position);
+    for (const Sequence& output : {grads.u, grads.delta, grads.z}) prefetch<T, true>(output, block, batch, position);
+  }
+}
+
 template <typename T>
 void scan_backward(
     const Scan& scan, const Sequence& y_grad, const float* states, const ScanGradients& grads, int64_t first_batch,
@@ -278,6 +299,8 @@ void scan_backward(
   pack(scan.transition, scan.channels, scan.states, block, 1.0f, work.transitions);
   const int64_t per_block = kChannelsPerBlock * scan.states;
   const int64_t per_chunk = kPositionsPerChunk * scan.states * kLanes;
+  // Each group has its share of the next chunk fetched: the processor can only wait for so many lines at once.
+  const int64_t share = (kPositionsPerChunk + count_groups(block) - 1) / count_groups(block);
   for (int64_t batch = first_batch; batch < last_batch; ++batch) {
     std::memset(work.carries, 0, sizeof(float) * per_block);
     for (int64_t chunk = scan.chunks() - 1; chunk >= 0; --chunk) {
@@ -287,6 +310,8 @@ void scan_backward(
       std::memset(work.read_in_grads, 0, sizeof(float) * per_chunk);
       std::memset(work.read_out_grads, 0, sizeof(float) * per_chunk);
       for (int64_t group = 0; group < count_groups(block); ++group) {
+        const int64_t last = begin - std::min(begin, group * share), first = begin - std::min(begin, (group + 1) * share);
+        prefetch_rows<T>(scan, y_grad, grads, batch, block, first, last);
         recompute_chunk<T>(scan, kept, batch, block, group, begin, end, work);
         backward_chunk<T>(scan, y_grad, grads, batch, block, group, begin, end, work);
       }

@@ -44,6 +44,9 @@ void write(
   Row<T>(sequence, block, batch, position).write(group, values);
 }
 
+// Has the channels of a block at a position fetched: the processor does not by itself fetch ahead rows that are pages
+// apart. Some do without, others wait for most of the time.
+//
 // Inlined always: GCC takes a call that does nothing but prefetch for one without effect, and removes it.
 template <typename T, bool kToWrite = false>
 [[gnu::always_inline]] inline void prefetch(
