@@ -30,6 +30,9 @@ struct Strip {
 
 inline int64_t largest_pack(const DepthwiseNorm& op) { return kGroupsPerPack * Strip(op, 0).floats(); }
 
+// Tokens between the one that is packed and the one that is fetched.
+constexpr int64_t kTokensAhead = 4;
+
 // Writes channels [lanes * group, ..) of a strip and its surroundings to packed[groups, rows, columns, lanes]; what
 // lies beyond the borders of the view is not touched.
 template <typename T>
@@ -43,6 +46,8 @@ void pack_strip(
     const int64_t line = row - strip.first_row + reach;
     for (int64_t column = 0; column < op.width; ++column) {
       const T* source = tokens.at<T>(view, row, column) + group * kLanes;
+      // Past the end of a row the start of the next one follows, or nothing that matters.
+      prefetch(source + kTokensAhead * tokens.column_stride, groups * kLanes * static_cast<int64_t>(sizeof(T)));
       float* target = packed + (line * strip.columns + column + reach) * kLanes;
       for (int64_t each = 0; each < groups; ++each) {
         const int64_t count = op.channels - (group + each) * kLanes;
@@ -103,6 +108,7 @@ void correlate(
         for (int64_t each = 0; each < std::min(kColumnsPerTile, op.width - column); ++each) {
           T* target = out.at<T>(view, strip.first_row + row + line, column + each) + group * kLanes;
           store(target, tile[line][each], count);
+          prefetch<true>(target + kLine / sizeof(T), kLine);  // where the next groups will be written
         }
       }
     }

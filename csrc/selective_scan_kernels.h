@@ -277,7 +277,7 @@ inline void write_weight_grads(
 
 // Has the rows of positions [begin, end) fetched, those that are read and those that are written.
 template <typename T>
-void prefetch_rows(
+[[gnu::always_inline]] inline void prefetch_rows(
     const Scan& scan, const Sequence& y_grad, const ScanGradients& grads, int64_t batch, const Block& block,
     int64_t begin, int64_t end) {
   for (int64_t step = begin; step < end; ++step) {
@@ -310,8 +310,8 @@ void scan_backward(
       std::memset(work.read_in_grads, 0, sizeof(float) * per_chunk);
       std::memset(work.read_out_grads, 0, sizeof(float) * per_chunk);
       for (int64_t group = 0; group < count_groups(block); ++group) {
-        const int64_t last = begin - std::min(begin, group * share), first = begin - std::min(begin, (group + 1) * share);
-        prefetch_rows<T>(scan, y_grad, grads, batch, block, first, last);
+        const auto before = [&](int64_t steps) { return begin - std::min(begin, steps); };
+        prefetch_rows<T>(scan, y_grad, grads, batch, block, before((group + 1) * share), before(group * share));
         recompute_chunk<T>(scan, kept, batch, block, group, begin, end, work);
         backward_chunk<T>(scan, y_grad, grads, batch, block, group, begin, end, work);
       }

@@ -44,18 +44,13 @@ void write(
   Row<T>(sequence, block, batch, position).write(group, values);
 }
 
-// Has the channels of a block at a position fetched: the processor does not by itself fetch ahead rows that are pages
-// apart. Some do without, others wait for most of the time.
-//
-// Inlined always: GCC takes a call that does nothing but prefetch for one without effect, and removes it.
+// Has the channels of a block at a position fetched.
 template <typename T, bool kToWrite = false>
 [[gnu::always_inline]] inline void prefetch(
     const Sequence& sequence, const Block& block, int64_t batch, int64_t position) {
   if (sequence.data == nullptr) return;
-  const char* row = reinterpret_cast<const char*>(sequence.at<T>(batch, position, block.direction) + block.first);
-  for (int64_t byte = 0; byte < block.width * static_cast<int64_t>(sizeof(T)); byte += 64) {
-    __builtin_prefetch(row + byte, kToWrite, 2);
-  }
+  const T* first = sequence.at<T>(batch, position, block.direction) + block.first;
+  prefetch<kToWrite>(first, block.width * static_cast<int64_t>(sizeof(T)));
 }
 
 // Takes [K or W values of a channel, ..] of the channels of a block and lays the channels of a group side by side:

@@ -15,6 +15,8 @@ constexpr __mmask16 kAllLanes = 0xffff;
 constexpr int64_t kLanes = 8;
 #endif
 
+constexpr int64_t kLine = 64;  // bytes of a line of the cache
+
 using Floats = float __attribute__((vector_size(4 * kLanes)));
 using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
 using Shorts = uint16_t __attribute__((vector_size(2 * kLanes)));
@@ -93,6 +95,17 @@ inline void store(T* target, Floats values, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) target[lane] = static_cast<T>(values[lane]);
 }
 
+// Has memory fetched that is soon read, or written: the processor does not by itself fetch ahead what lies pages apart.
+// Some do without it, others would wait for most of the time.
+//
+// Inlined always: GCC takes a call that does nothing but prefetch for one without effect, and removes it.
+template <bool kToWrite = false>
+[[gnu::always_inline]] inline void prefetch(const void* first, int64_t num_bytes) {
+  for (int64_t byte = 0; byte < num_bytes; byte += kLine) {
+    __builtin_prefetch(static_cast<const char*>(first) + byte, kToWrite, 2);
+  }
+}
+
 inline float sum(Floats values) {
   float total = 0;
   for (int lane = 0; lane < kLanes; ++lane) total += values[lane];
@@ -125,7 +138,6 @@ inline bool all_below(float bound, Floats x) {
 
 // Room for so many floats, from a whole cache line on: otherwise a vector may lie across two.
 inline float* aligned(std::vector<float>& room, int64_t size) {
-  constexpr uintptr_t kLine = 64;
   room.resize(size + kLine / sizeof(float));
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(room.data()) + kLine - 1) / kLine * kLine);
 }
