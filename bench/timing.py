@@ -37,7 +37,7 @@ CONDITIONS = ("faults", "threads", "instructions", "rounds", "reuses_memory", "d
 PERCENTILES = (50, 90, 99)
 """Of waits, the ones that are told."""
 
-_SLOW_MS = 100.0
+_SLOW_MS = 300.0
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def take_turns(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict
     """Return the timing of each candidate; they take turns, so that a busy machine slows all of them alike.
 
     In its turn a candidate is called once to warm the caches that the others have filled, and then timed once. A slow
-    one, of more than 0.1 s once it has been called before, is timed at once: it has cooled them itself by its end.
+    one, of more than 0.3 s once it has been called before, is timed at once: it has cooled them itself by its end.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     faults: dict[str, list[int]] = {name: [] for name in candidates}

@@ -52,6 +52,7 @@ PREPROCESS = {
     "research_psnr_db": "research dB",
 }
 RESAMPLER = {
+    "device": "processor",
     "case": "case",
     "pass": "pass",
     "instructions": "oneDNN",
@@ -68,6 +69,7 @@ RESAMPLER = {
 }
 
 SCAN = {
+    "device": "processor",
     "case": "case",
     "pass": "pass",
     "instructions": "instructions",
