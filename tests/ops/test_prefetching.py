@@ -11,6 +11,14 @@ from importlib.util import find_spec
 
 import pytest
 
+from cora.ops.extension import extension_problem
+
+pytestmark = [
+    pytest.mark.skipif(extension_problem() is not None, reason=str(extension_problem())),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="it looks for instructions of x86 processors"),
+    pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not on the PATH"),
+]
+
 # One of each kernel that fetches ahead, with the prefetches of its source that a float version has at the least.
 KERNELS = {
     "scan_forward<float>": 2,  # of what is read, in a loop, and of what is written
@@ -24,15 +32,12 @@ KERNELS = {
 @pytest.fixture(scope="module")
 def prefetches() -> Counter[str]:
     """How many instructions that fetch ahead each function of the extension has."""
-    if platform.machine() != "x86_64" or shutil.which("objdump") is None:
-        pytest.skip("needs objdump, and an x86 processor, whose instructions it looks for")
     extension = find_spec("cora._C")
-    if extension is None or extension.origin is None:
-        pytest.skip("the extension is not built")
+    assert extension is not None
+    assert extension.origin is not None
     command = ["objdump", "-d", "-C", "--no-show-raw-insn", extension.origin]
     listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "scan_forward" not in listing:
-        pytest.skip("the extension has no symbols: it was stripped")
+    assert "scan_forward" in listing, "the extension has no symbols: it was stripped"
     found: Counter[str] = Counter()
     function = ""
     for line in listing.splitlines():
